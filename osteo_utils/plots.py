@@ -1,0 +1,248 @@
+"""Figures of the course: each is a Matplotlib figure, shown with a text that says what it shows.
+
+Colours stay apart with every colour-vision deficiency, backgrounds are opaque so that a figure
+reads the same on a dark page, and `show` refuses a figure without an alternative text.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from typing import Any, Final
+
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import seaborn as sns
+from IPython.display import HTML, Markdown, display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from osteo_utils.labels import CLASS_COLOURS, CLASS_NAMES
+
+CSS_DPI: Final = 96
+EXPORT_DPI: Final = 150  # sharp on a dense screen, still small on the page
+SALIENCY_CMAP: Final = "inferno"  # perceptually even; Jet invents edges (Borland & Taylor, 2007)
+
+Images = Sequence[npt.NDArray[Any]] | npt.NDArray[Any]
+
+
+def set_style() -> None:
+    """One look for every figure: quiet grid, readable type, opaque white background."""
+    sns.set_theme(context="notebook", style="whitegrid", font_scale=0.9)
+    plt.rcParams.update(
+        {"figure.facecolor": "white", "axes.titlesize": "medium", "image.cmap": "gray"}
+    )
+
+
+def show(fig: Figure, alt: str) -> None:
+    """Display a figure as an HTML image that carries `alt`, then close it.
+
+    `alt` states the finding in a sentence or two and may be computed from the run. Raises
+    `ValueError` where it is missing or merely names a file. The image travels inside the
+    output, so it is the same in Colab, JupyterLab and the built book.
+    """
+    if len(alt.split()) < 4:
+        raise ValueError(
+            f"alt text: expected a sentence that says what the figure shows, found {alt!r}"
+        )
+    width = round(fig.get_figwidth() * CSS_DPI)
+    data = base64.b64encode(_webp(fig)).decode("ascii")
+    plt.close(fig)
+    display(
+        HTML(
+            f'<img class="figure" src="data:image/webp;base64,{data}" width="{width}" '
+            f'style="max-width: 100%; height: auto" alt="{html.escape(alt, quote=True)}">'
+        )
+    )
+
+
+def _webp(fig: Figure) -> bytes:
+    """The smaller of the lossless and the lossy encoding: lines like the one, films the other."""
+    encoded = []
+    for options in ({"lossless": True}, {"quality": 88}):
+        buffer = io.BytesIO()
+        fig.savefig(buffer, format="webp", dpi=EXPORT_DPI, bbox_inches="tight", pil_kwargs=options)
+        encoded.append(buffer.getvalue())
+    return min(encoded, key=len)
+
+
+def image_grid(
+    images: Images, titles: Sequence[str], columns: int = 6, side: float = 1.7
+) -> Figure:
+    """Grey images (uint8, one shared 0..255 scale) in rows, a title above each."""
+    fig, axes = _tiles(len(images), columns, side)
+    for ax, image, title in zip(axes, images, titles, strict=True):
+        ax.imshow(np.squeeze(image), cmap="gray", vmin=0, vmax=255)
+        ax.set_title(title, fontsize=8)
+    return fig
+
+
+def cam_grid(
+    images: Images,
+    maps: Images,
+    titles: Sequence[str],
+    columns: int = 6,
+    side: float = 1.7,
+    opacity: float = 0.5,
+    cmap: str = SALIENCY_CMAP,
+) -> Figure:
+    """Saliency maps over their images, all maps on one scale from zero to the largest value.
+
+    `maps` are raw and may be coarser than the images; they are stretched over them bilinearly.
+    """
+    fig, axes = _tiles(len(images), columns, side)
+    top = float(max(np.max(each) for each in maps))
+    for ax, image, cam, title in zip(axes, images, maps, titles, strict=True):
+        grey = np.squeeze(image)
+        extent = (-0.5, grey.shape[1] - 0.5, grey.shape[0] - 0.5, -0.5)
+        ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
+        shown = ax.imshow(
+            cam, cmap=cmap, vmin=0, vmax=top, alpha=opacity, extent=extent, interpolation="bilinear"
+        )
+        ax.set_title(title, fontsize=8)
+    fig.colorbar(shown, ax=list(axes), label="saliency (raw units)", shrink=0.7, pad=0.01)
+    return fig
+
+
+def _tiles(count: int, columns: int, side: float) -> tuple[Figure, list[Axes]]:
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    fig, grid = plt.subplots(
+        rows,
+        columns,
+        figsize=(columns * side, rows * side * 1.15),
+        squeeze=False,
+        layout="constrained",
+    )
+    for ax in grid.flat:
+        ax.axis("off")
+    return fig, list(grid.flat[:count])
+
+
+def confusion_matrix(matrix: npt.NDArray[Any], title: str = "", ax: Axes | None = None) -> Figure:
+    """Counts, with the share of each true class behind them as shade; rows are the truth."""
+    ax = ax or plt.subplots(figsize=(4.2, 3.6), layout="constrained")[1]
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    text = np.array(
+        [
+            [f"{count:d}\n{part:.0%}" for count, part in zip(*row, strict=True)]
+            for row in zip(matrix, share, strict=True)
+        ]
+    )
+    sns.heatmap(
+        share,
+        annot=text,
+        fmt="",
+        vmin=0,
+        vmax=1,
+        cmap="Blues",
+        square=True,
+        ax=ax,
+        xticklabels=CLASS_NAMES,
+        yticklabels=CLASS_NAMES,
+        cbar_kws={"label": "share of the true class"},
+    )
+    ax.set(xlabel="predicted class", ylabel="true class", title=title)
+    ax.tick_params(axis="x", rotation=20)
+    ax.tick_params(axis="y", rotation=0)
+    return _figure(ax)
+
+
+def learning_curves(history: pd.DataFrame, metrics: Sequence[str] = ("loss", "accuracy")) -> Figure:
+    """Training (solid) and validation (dashed) course of each metric over the epochs."""
+    fig, axes = plt.subplots(
+        1, len(metrics), figsize=(4.4 * len(metrics), 3.2), layout="constrained"
+    )
+    for ax, metric in zip(np.atleast_1d(axes), metrics, strict=True):
+        ax.plot(history["epoch"], history[metric], "-o", ms=3, color="#0072B2", label="train")
+        ax.plot(
+            history["epoch"],
+            history[f"val_{metric}"],
+            "--s",
+            ms=3,
+            color="#D55E00",
+            label="validation",
+        )
+        ax.set(xlabel="epoch", ylabel=metric.replace("_", " "))
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.legend()
+    return fig
+
+
+def intervals(
+    table: pd.DataFrame, xlabel: str, lines: dict[str, float] | None = None, ax: Axes | None = None
+) -> Figure:
+    """Dot and whisker for every row of a table with the columns value, low and high.
+
+    `lines` draws labelled vertical references such as chance or the best possible score.
+    """
+    ax = ax or plt.subplots(figsize=(6.4, 0.9 + 0.34 * len(table)), layout="constrained")[1]
+    rows = np.arange(len(table))[::-1]
+    spread = np.abs(table[["low", "high"]].to_numpy().T - table["value"].to_numpy())
+    ax.errorbar(
+        table["value"], rows, xerr=spread, fmt="o", color="#0072B2", ecolor="#56B4E9", capsize=3
+    )
+    ax.set(yticks=rows, yticklabels=[str(name) for name in table.index], xlabel=xlabel)
+    ax.set_ylim(-0.6, len(table) - 0.4)
+    styles = ("--", ":", "-.")
+    for (name, value), style in zip((lines or {}).items(), styles, strict=False):
+        ax.axvline(value, color="#D55E00", linestyle=style, label=f"{name} {value:.2f}")
+    if lines:
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)
+    return _figure(ax)
+
+
+def reliability(table: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Figure:
+    """Reliability diagram: observed accuracy over stated confidence, marker area by count."""
+    ax = ax or plt.subplots(figsize=(4.0, 3.8), layout="constrained")[1]
+    filled = table[table["count"] > 0]
+    area = 12 + 180 * filled["count"] / filled["count"].sum()
+    ax.plot([0, 1], [0, 1], "--", color="#777777", label="perfectly calibrated")
+    ax.plot(filled["confidence"], filled["accuracy"], "-", color="#0072B2", label="model")
+    ax.scatter(filled["confidence"], filled["accuracy"], s=area, color="#0072B2")
+    ax.set(
+        xlim=(0.3, 1.01),
+        ylim=(0, 1.02),
+        xlabel="stated confidence",
+        ylabel="observed accuracy",
+        title=title,
+    )
+    ax.legend(fontsize=8)
+    return _figure(ax)
+
+
+def roc_curves(
+    labels: npt.NDArray[Any], probabilities: npt.NDArray[Any], title: str = ""
+) -> Figure:
+    """One-against-the-rest receiver operating characteristic of each class, with its area."""
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    fig, ax = plt.subplots(figsize=(4.2, 3.9), layout="constrained")
+    for index, (name, style) in enumerate(zip(CLASS_NAMES, ("-", "--", "-."), strict=True)):
+        truth = labels == index
+        false_rate, true_rate, _ = roc_curve(truth, probabilities[:, index])
+        area = roc_auc_score(truth, probabilities[:, index])
+        ax.plot(
+            false_rate,
+            true_rate,
+            style,
+            color=CLASS_COLOURS[name],
+            label=f"{name} (area {area:.2f})",
+        )
+    ax.plot([0, 1], [0, 1], ":", color="#777777", label="chance")
+    ax.set(xlabel="1 - specificity", ylabel="sensitivity", title=title)
+    ax.legend(fontsize=8)
+    return fig
+
+
+def _figure(ax: Axes) -> Figure:
+    fig = ax.get_figure()
+    assert isinstance(fig, Figure)
+    return fig
+
+
+def say(markdown: str) -> None:
+    """Show a sentence as text of the page: for prose that states what this very run measured."""
+    display(Markdown(markdown))

@@ -1,0 +1,34 @@
+"""Smoke, quick and full: how big, how long and how careful one run of the course is."""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Settings of one profile; sizes in pixels, patients have two knees each."""
+
+    name: str
+    patients: int
+    corpus_size: int  # side of the phantom radiographs on disk
+    image_size: int  # side of what the networks see
+    epochs: int
+    batch_size: int
+    seeds: tuple[int, ...]  # training seeds of each model
+    resamples: int  # bootstrap resamples behind each interval
+    weights: Literal["imagenet"] | None
+    precision: Literal["float32", "mixed_bfloat16"]
+
+
+PROFILES: Final = {
+    "smoke": Profile("smoke", 24, 96, 64, 2, 16, (0,), 50, None, "float32"),
+    "quick": Profile("quick", 320, 256, 128, 12, 16, (0, 1, 2), 1000, None, "mixed_bfloat16"),
+    "full": Profile("full", 1000, 512, 224, 30, 32, (0, 1, 2), 2000, "imagenet", "mixed_bfloat16"),
+}
+
+
+def get_profile(name: str) -> Profile:
+    """The profile of that name; `ValueError` names the choices."""
+    if name not in PROFILES:
+        raise ValueError(f"profile: expected one of {', '.join(PROFILES)}, found {name!r}")
+    return PROFILES[name]

@@ -1,0 +1,107 @@
+"""Figures: each carries its alternative text, and says what its numbers say."""
+
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from osteo_utils import plots
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    """What `show` hands to the notebook, as HTML strings."""
+    seen: list[str] = []
+    monkeypatch.setattr(plots, "display", lambda html: seen.append(html.data))
+    return seen
+
+
+def test_show_embeds_the_picture_with_its_escaped_alt_and_closes_the_figure(displayed):
+    figure = plots.image_grid(np.zeros((3, 8, 8), np.uint8), ["a", "b", "c"])
+    plots.show(figure, 'Three black squares, each "empty" & < 1')
+    assert re.search(
+        r'alt="Three black squares, each &quot;empty&quot; &amp; &lt; 1"', displayed[0]
+    )
+    assert "data:image/webp;base64," in displayed[0]
+    assert not plt.fignum_exists(figure.number)
+
+
+@pytest.mark.parametrize("alt", ["", "   ", "figure.png", "confusion matrix"])
+def test_show_refuses_a_figure_that_does_not_say_what_it_shows(displayed, alt):
+    figure, _ = plt.subplots()
+    with pytest.raises(ValueError, match="alt text"):
+        plots.show(figure, alt)
+    assert displayed == []
+
+
+def test_confusion_matrix_prints_counts_and_row_shares():
+    figure = plots.confusion_matrix(np.array([[3, 1, 0], [0, 2, 2], [0, 0, 5]]))
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == [
+        "3\n75%",
+        "1\n25%",
+        "0\n0%",
+        "0\n0%",
+        "2\n50%",
+        "2\n50%",
+        "0\n0%",
+        "0\n0%",
+        "5\n100%",
+    ]
+
+
+def test_a_class_without_images_leaves_an_empty_row_not_a_crash():
+    figure = plots.confusion_matrix(np.array([[3, 1, 0], [0, 0, 0], [0, 0, 5]]))
+    assert [text.get_text() for text in figure.axes[0].texts][3:6] == ["0\n0%"] * 3
+
+
+def test_intervals_draw_each_row_from_low_to_high_in_the_order_of_the_table():
+    table = pd.DataFrame(
+        {"value": [0.5, 0.7], "low": [0.4, 0.6], "high": [0.55, 0.9]}, index=["x", "y"]
+    )
+    axis = plots.intervals(table, "score", {"chance": 1 / 3}).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["x", "y"]
+    assert list(axis.get_yticks()) == [1, 0]
+    segments = axis.collections[0].get_segments()
+    assert np.allclose([segment[:, 0] for segment in segments], [[0.4, 0.55], [0.6, 0.9]])
+
+
+def test_cam_grid_puts_all_maps_on_one_scale():
+    maps = np.stack([np.full((2, 2), 1.0), np.full((2, 2), 4.0)])
+    figure = plots.cam_grid(np.zeros((2, 8, 8), np.uint8), maps, ["low", "high"])
+    limits = [axis.images[1].get_clim() for axis in figure.axes[:2]]
+    assert limits == [(0, 4), (0, 4)]
+
+
+def test_learning_curves_show_training_and_validation_of_each_metric():
+    history = pd.DataFrame(
+        {
+            "epoch": [1, 2],
+            "loss": [1.0, 0.5],
+            "val_loss": [1.2, 0.8],
+            "accuracy": [0.3, 0.6],
+            "val_accuracy": [0.3, 0.5],
+        }
+    )
+    figure = plots.learning_curves(history)
+    drawn = [line.get_ydata().tolist() for line in figure.axes[0].lines]
+    assert drawn == [[1.0, 0.5], [1.2, 0.8]]
+
+
+def test_roc_curve_of_a_perfect_classifier_has_area_one():
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    figure = plots.roc_curves(labels, np.eye(3)[labels])
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert legend[:3] == [
+        "Normal (area 1.00)",
+        "Osteopenia (area 1.00)",
+        "Osteoporosis (area 1.00)",
+    ]
+
+
+def test_reliability_leaves_out_empty_bins():
+    table = pd.DataFrame({"confidence": [np.nan, 0.9], "accuracy": [np.nan, 0.8], "count": [0, 10]})
+    axis = plots.reliability(table).axes[0]
+    assert len(axis.collections[0].get_offsets()) == 1
