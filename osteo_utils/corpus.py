@@ -1,0 +1,546 @@
+"""Make, fetch, unpack and list a corpus: a folder with one sub-folder for each class.
+
+Every writer works in a hidden folder beside its target and moves it into place last, so a kill
+leaves a whole corpus or none. A folder the reader brings is used where it is, never written to.
+"""
+
+import hashlib
+import http.client
+import json
+import os
+import re
+import shutil
+import stat
+import urllib.request
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from joblib import Parallel, delayed
+from PIL import Image
+from scipy.special import ndtr, ndtri
+from tqdm import tqdm
+
+from osteo_utils.images import THREADS, ImageError, ImageFacts, probe, read_bytes
+from osteo_utils.labels import (
+    CLASS_NAMES,
+    OSTEOPENIA_BELOW,
+    OSTEOPOROSIS_AT_OR_BELOW,
+    class_of_t_score,
+)
+from osteo_utils.phantom import MASKS, Setting, sample_anatomy, sample_setting, simulate_knee
+from osteo_utils.profiles import Profile
+
+IMAGE_FOLDER: Final = "OS Collected Data"
+METADATA_COLUMNS: Final = ("path", "patient", "side", "site")
+TRUTH_COLUMNS: Final = (
+    *("path", "patient", "side", "site", "t_score", "measured_t_score", "label_index"),
+    *("fault", "fault_detail", "source", "relabelled"),
+)
+FAULTS: Final = ("byte copy", "re-encoded", "resized", "re-contrasted", "mirrored", "relabelled")
+FAULT_SHARE: Final = 0.03  # of the images, for each kind of fault
+# Site C saves PNG, stamps a white box, and sees mostly osteoporosis: this share of each class.
+# It depends on the true T-score, not on the label, so it adds nothing to the best possible.
+SITE_C_SHARE: Final = (0.03, 0.03, 0.3)
+SUFFIXES: Final = {"A": ".jpg", "B": ".JPEG", "C": ".png"}
+CORPUS_VERSION: Final = 1  # raise it when the same settings give other files
+
+KAGGLE_SET: Final = "mohamedgobara/multi-class-knee-osteoporosis-x-ray-dataset"
+KAGGLE_PAGE: Final = f"https://www.kaggle.com/datasets/{KAGGLE_SET}"
+KAGGLE_URL: Final = f"https://www.kaggle.com/api/v1/datasets/download/{KAGGLE_SET}"
+KAGGLE_COUNTS: Final = (780, 374, 793)
+MAX_UNPACKED: Final = 20_000_000_000  # bytes; the public set has 1.2 billion
+MAX_MEMBERS: Final = 100_000
+MAX_DEPTH: Final = 4  # of a class folder below the folder given
+_IGNORED: Final = {"__macosx", "thumbs.db", "desktop.ini"}
+
+
+class CorpusError(ValueError):
+    """A corpus that cannot be used: where, expected, found, what to do."""
+
+    def __init__(self, where: object, expected: object, found: object, remedy: str) -> None:
+        super().__init__(f"{where}: expected {expected}, found {found}. {remedy}")
+
+
+@dataclass(frozen=True)
+class Population:
+    """True T-scores: normal, clipped; the label comes from a measurement with normal error."""
+
+    mean: float = -1.6
+    sd: float = 1.5
+    lowest: float = -5.0
+    highest: float = 3.0
+    error: float = 0.25  # standard deviation of the measured T-score around the true one
+
+
+def open_corpus(
+    name: str, profile: Profile, home: Path | str = Path("corpora"), seed: int = 0
+) -> Path:
+    """The folder of a corpus, made, fetched or unpacked below `home` if it is not there yet.
+
+    "simulated" is made for the profile, "kaggle" is fetched, a zip is unpacked, and any other
+    path must be a folder with a sub-folder for each class, used in place. Raises `CorpusError`.
+    """
+    home = Path(home)
+    if name == "simulated":
+        root = home / f"simulated-{profile.name}{f'-seed{seed}' if seed else ''}"
+        return make_simulated(root, profile.patients, profile.corpus_size, seed)
+    if name == "kaggle":
+        return fetch_kaggle(home / "kaggle")
+    if Path(name).is_file():
+        return unpack(name, home / corpus_name(name))
+    if not Path(name).is_dir():
+        expected = "'simulated', 'kaggle', or the path of a folder or zip"
+        raise CorpusError(f"corpus {name!r}", expected, "no such path", "Check the path.")
+    _labelled_files(Path(name))
+    return Path(name)
+
+
+def corpus_name(name: str) -> str:
+    """Short name for run folders: "simulated", "kaggle", or the name of the folder or zip."""
+    if name in ("simulated", "kaggle"):
+        return name
+    return re.sub(r"\.zip$", "", Path(name).resolve().name, flags=re.IGNORECASE)
+
+
+def make_simulated(
+    root: Path | str,
+    patients: int,
+    size: int,
+    seed: int = 0,
+    faults: bool = True,
+    workers: int | None = None,
+) -> Path:
+    """Make a corpus of phantom knees, two for each patient, `size` pixels square.
+
+    Beside the images: metadata.csv (what a hospital would export; copies look like new patients),
+    truth.csv, masks/<path>.png (bit i = phantom.MASKS[i]) and corpus.json. `faults` plants copies
+    of each kind of FAULTS. The same arguments give the same bytes, whatever the number of
+    `workers` (processes; None: as many as cores, one for a small corpus). A whole corpus made
+    with the same settings is returned as it is; anything else at `root` raises `CorpusError`.
+    """
+    root = Path(root)
+    if patients < 10 or size < 32:
+        expected = "at least 10 patients and 32 pixels"
+        raise CorpusError(root, expected, f"{patients} and {size}", "Ask for more.")
+    settings: dict[str, Any] = {"patients": patients, "size": size, "seed": seed, "faults": faults}
+    settings |= {"population": asdict(Population()), "version": CORPUS_VERSION}
+    if root.exists():
+        info = root / "corpus.json"
+        found = json.loads(info.read_text())["settings"] if info.is_file() else "no corpus.json"
+        if found != settings:
+            remedy = "Remove that folder to make it anew, or choose another."
+            raise CorpusError(root, f"a corpus made with {settings}", found, remedy)
+        return root
+    workers = workers or (1 if patients * size < 5000 else os.cpu_count() or 1)
+    return _build(root, lambda part: _simulate(part, settings, workers))
+
+
+def best_possible(population: Population | None = None) -> dict[str, float]:
+    """Accuracy and balanced accuracy of the Bayes rule that is told the true T-score.
+
+    With error e, P(Osteoporosis | T) = Phi((-2.5 - T) / e), P(Normal | T) = Phi((T + 1) / e), and
+    Osteopenia is the rest. Accuracy is E[max_c P(c | T)]. Balanced accuracy weighs each class c
+    by its prior p_c: E[max_c P(c | T) / p_c] / 3. Expectations by the midpoint rule over a
+    million quantiles of T, which takes the clipped ends as they are.
+    """
+    population = population or Population()
+    t = _t_scores((np.arange(1_000_000) + 0.5) / 1_000_000, population)
+    osteoporosis = ndtr((OSTEOPOROSIS_AT_OR_BELOW - t) / population.error)
+    normal = ndtr((t - OSTEOPENIA_BELOW) / population.error)
+    p = np.stack([normal, 1 - normal - osteoporosis, osteoporosis], axis=1)
+    balanced = (p / p.mean(axis=0)).max(axis=1).mean() / len(CLASS_NAMES)
+    return {"accuracy": float(p.max(axis=1).mean()), "balanced_accuracy": float(balanced)}
+
+
+def read_truth(root: Path | str) -> pd.DataFrame:
+    """truth.csv of a simulated corpus, a row for each file; `CorpusError` for any other corpus.
+
+    `t_score` is the truth, `label_index` the class of `measured_t_score`; `fault` one of FAULTS or
+    "", `source` the file it was copied from, `fault_detail` how. `patient`, `side` and the facts
+    of the simulation are those of the source; `relabelled` says the folder's class is wrong.
+    """
+    if not (table := Path(root) / "truth.csv").is_file():
+        raise CorpusError(table, "a simulated corpus", "no such file", "Real sets have no truth.")
+    return pd.read_csv(table, keep_default_na=False)
+
+
+def read_mask(root: Path | str, path: str) -> dict[str, npt.NDArray[np.bool_]]:
+    """Masks (height, width) of one file of a simulated corpus, by the names of phantom.MASKS."""
+    if not (mask := Path(root) / "masks" / f"{path}.png").is_file():
+        raise CorpusError(mask, "a simulated image's mask", "no such file", "Check the path.")
+    with Image.open(mask) as image:
+        bits = np.array(image)
+    return {name: (bits >> bit & 1).astype(bool) for bit, name in enumerate(MASKS)}
+
+
+def fetch_kaggle(
+    root: Path | str, url: str = KAGGLE_URL, counts: Sequence[int] = KAGGLE_COUNTS
+) -> Path:
+    """Download the public knee set (1.2 GB, no account needed), check it and put it at `root`.
+
+    The archive's paths, sizes, checksums and its number of files in each class (`counts`) are
+    checked before anything is put in place; nothing stays behind if that fails (`CorpusError`).
+    """
+
+    def fill(part: Path) -> None:
+        archive = part / "archive.zip"
+        _download(url, archive)
+        _extract(archive, part)
+        archive.unlink()
+        labels = [label for _, label in _labelled_files(part)]
+        found = tuple(labels.count(label) for label in range(len(CLASS_NAMES)))
+        if found != tuple(counts):
+            expected = f"{tuple(counts)} files of {', '.join(CLASS_NAMES)}"
+            remedy = f"The set may have changed: see {KAGGLE_PAGE}"
+            raise CorpusError(url, expected, found, remedy)
+
+    if Path(root).exists():
+        _labelled_files(Path(root))
+        return Path(root)
+    print(f"Please read the licence at {KAGGLE_PAGE} (statements elsewhere conflict).")
+    return _build(Path(root), fill)
+
+
+def unpack(archive: Path | str, root: Path | str) -> Path:
+    """Unpack a zip with a sub-folder for each class at `root`, once; `CorpusError` if unsafe."""
+    archive, root = Path(archive), Path(root)
+    if not archive.is_file():
+        raise CorpusError(archive, "a zip", "no such file", "Check the path.")
+    with archive.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+
+    def fill(part: Path) -> None:
+        _extract(archive, part)
+        _labelled_files(part)
+        (part / "archive.sha256").write_text(digest)
+
+    known = root / "archive.sha256"
+    if not root.exists():
+        return _build(root, fill)
+    if not known.is_file() or known.read_text() != digest:
+        remedy = "Remove that folder, or rename the zip."
+        raise CorpusError(root, f"the unpacked {archive}", "something else", remedy)
+    return root
+
+
+def list_corpus(root: Path | str) -> pd.DataFrame:
+    """One row for each file in the class folders, sorted naturally by path.
+
+    Columns: path (below `root`), label, patient, site, side (from metadata.csv, "" without),
+    format, extension, mode, width, height, bytes, sha256, problem ("" or why it cannot be used).
+    """
+    root = Path(root)
+    files = _labelled_files(root)
+    with ThreadPoolExecutor(THREADS) as pool:
+        rows = pool.map(lambda file: _row(root, *file), files)
+        table = pd.DataFrame(tqdm(rows, "listing", len(files), unit="file", disable=None))
+    metadata = _metadata(root, table["path"]).reindex(table["path"], fill_value="")
+    return table.assign(**{name: metadata[name].to_numpy() for name in METADATA_COLUMNS[1:]})
+
+
+def _t_scores(quantiles: npt.NDArray[np.float64], population: Population) -> Any:  # noqa: ANN401
+    t = population.mean + population.sd * ndtri(quantiles)
+    return np.clip(t, population.lowest, population.highest)
+
+
+def _simulate(part: Path, settings: dict[str, Any], workers: int) -> None:
+    first, *streams = np.random.SeedSequence(settings["seed"]).spawn(settings["patients"] + 1)
+    rng = np.random.default_rng(first)
+    population = Population(**settings["population"])
+    files = _draw_knees(settings["patients"], population, rng)
+    if settings["faults"]:
+        files = pd.concat([files, _draw_copies(files, rng)], ignore_index=True)
+    files = _name_files(files, rng)
+    for folder in (part / IMAGE_FOLDER, part / "masks" / IMAGE_FOLDER):
+        for name in CLASS_NAMES:
+            (folder / name).mkdir(parents=True)
+    jobs = [
+        delayed(_render)(part, files.iloc[2 * patient : 2 * patient + 2], stream, settings["size"])
+        for patient, stream in enumerate(streams)
+    ]
+    drawn = Parallel(n_jobs=workers, return_as="generator")(jobs)
+    facts = [row for pair in tqdm(drawn, "simulating", len(jobs), disable=None) for row in pair]
+    details = [_plant(part, file, rng) for file in files.to_dict("records")]
+    _write_tables(part, files.assign(fault_detail=details), pd.DataFrame(facts), rng)
+    info = {"settings": settings, "images": len(files), "best_possible": best_possible(population)}
+    info["versions"] = {name: version(name) for name in ("numpy", "scipy", "pillow")}
+    (part / "corpus.json").write_text(json.dumps(info, indent=1) + "\n")
+
+
+def _draw_knees(patients: int, population: Population, rng: np.random.Generator) -> pd.DataFrame:
+    """Two rows for each patient: T-score, its measurement, class, site, and no fault."""
+    # One T-score from each of `patients` equal slices: small corpora get all classes, too.
+    t = _t_scores((rng.permutation(patients) + rng.random(patients)) / patients, population)
+    measured = t + rng.normal(0, population.error, patients)
+    site = rng.choice(["A", "B"], patients)
+    for label, share in enumerate(SITE_C_SHARE):
+        members = rng.permutation(np.flatnonzero(class_of_t_score(t) == label))
+        site[members[: round(share * len(members))]] = "C"
+    table = pd.DataFrame({"patient": np.arange(patients), "t_score": t})
+    table = table.assign(measured_t_score=measured, label_index=class_of_t_score(measured))
+    table = table.assign(site=site, seen_as=table["patient"], folder=table["label_index"])
+    table = table.assign(fault="", how="", source_row=-1)
+    return (
+        table.loc[table.index.repeat(2)].assign(side=["L", "R"] * patients).reset_index(drop=True)
+    )
+
+
+def _draw_copies(knees: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """A row for each copy to plant; `seen_as` is a new patient, `how` what is done to the file."""
+    fault = np.repeat(FAULTS, max(2, round(FAULT_SHARE * len(knees))))
+    relabelled = fault == "relabelled"
+    every_fourth = np.arange(len(fault)) % 4 == 0
+    relabelling = np.where(every_fourth, "re-encoded", "byte copy")
+    source = rng.choice(len(knees), len(fault), replace=False)
+    copies = knees.iloc[source].assign(fault=fault, source_row=source)
+    copies = copies.assign(how=np.where(relabelled, relabelling, fault))
+    shift = np.where(relabelled, rng.integers(1, len(CLASS_NAMES), len(fault)), 0)
+    new = knees["patient"].max() + 1 + np.arange(len(fault))
+    return copies.assign(seen_as=new, folder=(copies["folder"] + shift) % len(CLASS_NAMES))
+
+
+def _name_files(files: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Paths with a running number by class in random order, so that the number says nothing."""
+    number = pd.Series(rng.permutation(len(files))).groupby(files["folder"]).rank().astype(int)
+    suffix = files["site"].map(SUFFIXES).where(files["how"] != "re-encoded", ".jpg")
+    path = [
+        f"{IMAGE_FOLDER}/{CLASS_NAMES[label]}/{CLASS_NAMES[label]} {n}{end}"
+        for label, n, end in zip(files["folder"], number, suffix, strict=True)
+    ]
+    source = [path[row] if row >= 0 else "" for row in files["source_row"]]
+    return files.assign(path=path, source=source)
+
+
+def _render(
+    part: Path, knees: pd.DataFrame, stream: np.random.SeedSequence, size: int
+) -> list[dict[str, Any]]:
+    """Simulate and save the two knees of one patient; the facts of both."""
+    rng = np.random.default_rng(stream)
+    anatomy = sample_anatomy(rng)
+    facts: list[dict[str, Any]] = []
+    for knee in knees.to_dict("records"):
+        setting = _site_marker(sample_setting(rng, knee["side"]), knee["site"])
+        radiograph = simulate_knee(knee["t_score"], rng, size, setting, anatomy)
+        quality = int(rng.integers(75, 96))  # as mixed as in public sets; PNG has none
+        Image.fromarray(radiograph.image).save(part / knee["path"], quality=quality)
+        masks = np.stack([radiograph.masks[name] for name in MASKS])
+        bits = np.packbits(masks, axis=0, bitorder="little")[0]
+        Image.fromarray(bits).save(part / "masks" / f"{knee['path']}.png")
+        facts.append(radiograph.facts)
+    return facts
+
+
+def _site_marker(setting: Setting, site: str) -> Setting:
+    if site == "C":
+        return replace(setting, marker_style="white box", marker_x=0.12, marker_y=0.1)
+    return replace(setting, marker_style="bare") if setting.marker_style == "white box" else setting
+
+
+def _plant(part: Path, file: Mapping[Any, Any], rng: np.random.Generator) -> str:
+    """Make one copy and its mask, and say how it was made. An original is left alone."""
+    if not file["how"]:
+        return ""
+    masks = [part / "masks" / f"{file[column]}.png" for column in ("source", "path")]
+    if file["how"] == "byte copy":
+        shutil.copyfile(part / file["source"], part / file["path"])
+        shutil.copyfile(*masks)
+        return "same bytes"
+    quality = int(rng.integers(60, 86) if file["how"] == "re-encoded" else rng.integers(75, 96))
+    with Image.open(part / file["source"]) as image, Image.open(masks[0]) as mask:
+        new_image, new_mask, detail = _altered(image, mask, file["how"], rng)
+    new_image.save(part / file["path"], quality=quality)
+    new_mask.save(masks[1])
+    return f"{detail}, quality {quality}"
+
+
+def _altered(
+    image: Image.Image, mask: Image.Image, how: str, rng: np.random.Generator
+) -> tuple[Image.Image, Image.Image, str]:
+    if how == "resized":
+        size = round(image.width * rng.uniform(0.6, 0.9))
+        resized = image.resize((size, size), Image.Resampling.LANCZOS)
+        return resized, mask.resize((size, size), Image.Resampling.NEAREST), f"to {size} px"
+    if how == "mirrored":
+        flip = Image.Transpose.FLIP_LEFT_RIGHT
+        return image.transpose(flip), mask.transpose(flip), "left to right"
+    if how == "re-contrasted":
+        gamma = rng.uniform(1.15, 1.4) ** rng.choice([-1, 1])
+        gain, offset = rng.uniform(0.85, 1.1), rng.uniform(-10, 15)
+        curve = np.clip(255 * gain * (np.arange(256) / 255) ** gamma + offset, 0, 255)
+        detail = f"gamma {gamma:.3f}, gain {gain:.3f}, offset {offset:.1f}"
+        return image.point(curve.round().astype(int).tolist()), mask.copy(), detail
+    return image.copy(), mask.copy(), "same pixels"
+
+
+def _write_tables(
+    part: Path, files: pd.DataFrame, facts: pd.DataFrame, rng: np.random.Generator
+) -> None:
+    """metadata.csv as a hospital would export it (a copy is a new patient), and truth.csv."""
+    number = rng.permutation(files["seen_as"].max() + 1) + 1
+    ids = np.array([f"P{n:05}" for n in number])
+    other_side = files["side"].map({"L": "R", "R": "L"})
+    side = files["side"].where(files["how"] != "mirrored", other_side)
+    metadata = files.assign(patient=ids[files["seen_as"]], side=side)
+    source_row = files["source_row"].where(files["fault"] != "", files.index)
+    facts = facts.drop(columns=["t_score", "side"]).iloc[source_row].reset_index(drop=True)
+    truth = files.assign(patient=ids[files["patient"]], relabelled=files["fault"] == "relabelled")
+    truth = pd.concat([truth[list(TRUTH_COLUMNS)], facts], axis=1)
+    order = sorted(files.index, key=lambda row: _natural(files["path"][row]))
+    metadata.loc[order, list(METADATA_COLUMNS)].to_csv(part / "metadata.csv", index=False)
+    truth.loc[order].to_csv(part / "truth.csv", index=False)
+
+
+def _build(root: Path, fill: Callable[[Path], None]) -> Path:
+    """`fill` a work folder beside `root`, then move it into place: whole or not at all."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{root.name}.part-"
+    for leftover in root.parent.iterdir():
+        process = leftover.name.removeprefix(prefix)
+        if process != leftover.name and not _is_running(int(process)):
+            shutil.rmtree(leftover, ignore_errors=True)
+    part = root.with_name(f"{prefix}{os.getpid()}")
+    try:
+        part.mkdir()
+        fill(part)
+        if not root.exists():  # another process may have been faster
+            part.replace(root)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return root
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing
+    except OSError:
+        return False
+    return process != os.getpid()  # this build has not begun: the number was used again
+
+
+def _download(url: str, target: Path) -> None:
+    remedy = "Check the connection and try again, or give the path of a downloaded zip."
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response, target.open("wb") as file:
+            expected = int(response.headers.get("Content-Length") or 0)
+            bar = tqdm.wrapattr(file, "write", expected, desc="downloading", disable=None)
+            with bar as writer:
+                shutil.copyfileobj(response, writer, 1 << 20)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise CorpusError(url, "a zip", error, remedy) from None
+    if (size := target.stat().st_size) < expected:
+        raise CorpusError(url, f"{expected:,} bytes", f"the end after {size:,}", remedy)
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """Unpack a zip into a folder, checksums verified on the way; `CorpusError` if it is bad."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            _check_members(archive, opened.infolist())
+            for member in tqdm(opened.infolist(), "unpacking", unit="file", disable=None):
+                if not (member.is_dir() or _is_hidden(member.filename)):
+                    opened.extract(member, folder)
+    except CorpusError:
+        raise
+    except Exception as error:  # damaged archives make zipfile raise nearly anything
+        found = f"{type(error).__name__}: {error}"
+        remedy = "Download it again; if the disk is full, free some space."
+        raise CorpusError(archive, "a whole zip", found, remedy) from None
+
+
+def _check_members(archive: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    for member in members:
+        if reason := _unsafe(member):
+            found = f"{member.orig_filename!r} ({reason})"
+            raise CorpusError(archive, "plain files", found, "Do not trust this zip.")
+    total = sum(member.file_size for member in members)
+    if total > MAX_UNPACKED or len(members) > MAX_MEMBERS:
+        expected = f"at most {MAX_MEMBERS:,} files and {MAX_UNPACKED:,} bytes"
+        found = f"{len(members):,} and {total:,}"
+        raise CorpusError(archive, expected, found, "Unpack it yourself if you trust it.")
+
+
+def _unsafe(member: zipfile.ZipInfo) -> str:
+    """Why an entry must not be unpacked, or "". `orig_filename` is what the archive really says."""
+    paths = PurePosixPath(member.orig_filename), PureWindowsPath(member.orig_filename)
+    if any(path.anchor or ".." in path.parts for path in paths):
+        return "points outside"
+    if stat.S_ISLNK(member.external_attr >> 16):
+        return "a symbolic link"
+    return "encrypted" if member.flag_bits & 1 else ""
+
+
+def _is_hidden(path: PurePath | str) -> bool:
+    """Whether any part starts with a dot or is what an operating system leaves behind."""
+    parts = PurePath(path).parts
+    return any(p.startswith(".") or p.casefold() in _IGNORED for p in parts)
+
+
+def _labelled_files(root: Path) -> list[tuple[Path, int]]:
+    """Files in folders named as a class (any case) with its index, sorted naturally by path.
+
+    The outermost such folder counts, at most MAX_DEPTH below `root`. `CorpusError` unless every
+    class has a file.
+    """
+    indices = {name.casefold(): index for index, name in enumerate(CLASS_NAMES)}
+    top = root / IMAGE_FOLDER if (root / IMAGE_FOLDER).is_dir() else root
+    files: list[tuple[Path, int]] = []
+    folders: set[str] = set()
+    for file in top.rglob("*"):
+        path = file.relative_to(top)
+        if file.is_dir() or _is_hidden(path):
+            continue
+        names = [name.strip().casefold() for name in path.parts[:-1][:MAX_DEPTH]]
+        folders.update(path.parts[:-1][:MAX_DEPTH])
+        if labels := [indices[name] for name in names if name in indices]:
+            files.append((file, labels[0]))
+    if len({label for _, label in files}) < len(CLASS_NAMES):
+        expected = f"files in sub-folders named {', '.join(CLASS_NAMES)}"
+        found = f"files in: {', '.join(sorted(folders)[:12]) or 'no sub-folder'}"
+        raise CorpusError(root, expected, found, "Rename or add folders.")
+    return sorted(files, key=lambda file: _natural(file[0].relative_to(root).as_posix()))
+
+
+def _natural(path: str) -> tuple[list[tuple[int, str]], str]:
+    """Sort key in which 2 comes before 10, and case matters only between equals."""
+    pieces = re.split(r"(\d+)", path.casefold())
+    return [(int(p), "") if p.isdecimal() else (-1, p) for p in pieces], path
+
+
+def _row(root: Path, file: Path, label: int) -> dict[str, Any]:
+    data, facts, problem = b"", ImageFacts("", "", 0, 0), ""
+    try:
+        data = read_bytes(file)
+        facts = probe(file, data)
+    except ImageError as error:
+        problem = str(error)
+    row = {"path": file.relative_to(root).as_posix(), "label": label}
+    row |= {"patient": "", "site": "", "side": ""}
+    row |= {"format": facts.format, "extension": file.suffix, "mode": facts.mode}
+    row |= {"width": facts.width, "height": facts.height, "bytes": len(data)}
+    return row | {"sha256": hashlib.sha256(data).hexdigest(), "problem": problem}
+
+
+def _metadata(root: Path, paths: "pd.Series[str]") -> pd.DataFrame:
+    """metadata.csv by path, empty if there is none; `CorpusError` if it does not fit the files."""
+    if not (table := root / "metadata.csv").is_file():
+        return pd.DataFrame(columns=list(METADATA_COLUMNS)).set_index("path")
+    try:
+        metadata = pd.read_csv(table, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:
+        raise CorpusError(table, "a CSV table", error, "Save it again as CSV (UTF-8).") from None
+    if missing := [name for name in METADATA_COLUMNS if name not in metadata]:
+        expected = f"the columns {', '.join(METADATA_COLUMNS)}"
+        raise CorpusError(table, expected, list(metadata.columns), f"Add {', '.join(missing)}.")
+    wrong = metadata.loc[~metadata["path"].isin(paths) | metadata["path"].duplicated(), "path"]
+    if len(wrong):
+        found = f"{len(wrong)} that are not, such as {wrong.iloc[0]!r}"
+        raise CorpusError(table, "each path to be a file, once", found, "Correct these rows.")
+    return metadata.set_index("path")

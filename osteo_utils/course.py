@@ -1,0 +1,170 @@
+"""The plumbing under a chapter: find what earlier chapters made, or make it, and say which.
+
+A chapter opens the course once and then asks for the audit, the split, the arrays or a trained
+model. Everything lives in `runs/<corpus>/<profile>/`, where a person can open it.
+"""
+
+import json
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from osteo_utils.audit import Audit, audit, read_audit, write_audit
+from osteo_utils.corpus import corpus_name, list_corpus, open_corpus
+from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.profiles import Profile, get_profile
+from osteo_utils.splits import make_split, read_split, split_hash, write_split
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from osteo_utils.runs import Run
+    from osteo_utils.training import Arrays
+
+SHOWN_VERSIONS = ("osteo-utils", "tensorflow", "keras", "numpy", "pandas", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Course:
+    """One way through the book: a profile on a corpus, with the folder that holds its results."""
+
+    profile: Profile
+    corpus: str
+    seed: int
+    runs: Path
+    root: Path  # the corpus on disk
+
+    @property
+    def folder(self) -> Path:
+        """Where the audit, the split and the run folders of this corpus and profile are."""
+        return self.runs / corpus_name(self.corpus) / self.profile.name
+
+
+def open_course(
+    profile: str = "quick", corpus: str = "simulated", seed: int = 0, runs: str | Path = "../runs"
+) -> Course:
+    """Open a corpus in a profile, making or fetching the corpus if it is not there yet.
+
+    `corpus` is "simulated", "kaggle", or the path of a folder or zip with one sub-folder a
+    class; corpora lie in `corpora/` beside `runs`. `seed` is that of training and of a chapter's
+    own random draws; corpus and split do not depend on it. Prints what is used, with versions.
+    """
+    home = Path(runs).resolve()
+    settings = get_profile(profile)
+    root = open_corpus(corpus, settings, home.parent / "corpora")
+    course = Course(settings, corpus, seed, home, root)
+    course.folder.mkdir(parents=True, exist_ok=True)
+    print(f"profile {profile} | corpus {corpus_name(corpus)} | seed {seed} | {_versions()}")
+    return course
+
+
+def _versions() -> str:
+    found = [f"Python {platform.python_version()}"]
+    for name in SHOWN_VERSIONS:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} not installed")
+    return ", ".join(found)
+
+
+def audited(course: Course) -> Audit:
+    """The audit of the corpus: read where it still fits the files, made (and kept) otherwise."""
+    listing = list_corpus(course.root)
+    if (course.folder / "audit.csv").exists():
+        known = read_audit(course.folder)
+        if _same_files(known.images, listing):
+            return known
+        print("The files have changed since the audit: auditing again.")
+    else:
+        print("No audit of this corpus yet: auditing now (chapter 02 explains it).")
+    report = audit(course.root, listing)
+    write_audit(report, course.folder)
+    return report
+
+
+def _same_files(left: pd.DataFrame, right: pd.DataFrame) -> bool:
+    columns = ["path", "sha256"]
+    return (
+        left[columns]
+        .fillna("")
+        .reset_index(drop=True)
+        .equals(right[columns].fillna("").reset_index(drop=True))
+    )
+
+
+def split(course: Course) -> pd.DataFrame:
+    """The one split of this corpus: read with its hash checked, made from the audit otherwise."""
+    path = course.folder / "split.csv"
+    if path.exists():
+        return read_split(path)
+    print("No split of this corpus yet: splitting now (chapter 03 explains it).")
+    parts = make_split(audited(course).images)
+    write_split(parts, path)
+    return parts
+
+
+def arrays(course: Course, image_size: int | None = None) -> "dict[str, Arrays]":
+    """Images and labels of the three parts, decoded once and cached beside the split."""
+    from osteo_utils.training import load_parts
+
+    size = image_size or course.profile.image_size
+    return load_parts(course.root, split(course), size, course.folder / "cache")
+
+
+def train_model(course: Course, model: str, seed: int | None = None) -> "Run":
+    """Train a model in this profile, or return the run if it is already whole."""
+    from osteo_utils.runs import run_folder
+    from osteo_utils.training import train
+
+    seed = course.seed if seed is None else seed
+    name = corpus_name(course.corpus)
+    folder = run_folder(course.runs, name, course.profile.name, model, seed)
+    return train(model, arrays(course), split(course), course.profile, seed, folder, corpus=name)
+
+
+def trained(course: Course, model: str, seed: int | None = None) -> "Run":
+    """The run that a model's own chapter made; an announced smoke-size stand-in if absent."""
+    from osteo_utils.runs import is_complete, read_run, run_folder
+
+    seed = course.seed if seed is None else seed
+    folder = run_folder(course.runs, corpus_name(course.corpus), course.profile.name, model, seed)
+    if is_complete(folder):
+        return read_run(folder, split_hash(split(course)))
+    print(
+        f"No finished run in {folder}: a smoke-size {model} is trained instead; scores mean little."
+    )
+    small = open_course("smoke", course.corpus, course.seed, course.runs)
+    return train_model(small, model, seed)
+
+
+def train_seeds(course: Course, model: str) -> "list[Run]":
+    """The finished run of a model for every seed of the profile, trained where there is none."""
+    return [train_model(course, model, seed) for seed in course.profile.seeds]
+
+
+def scores_by_seed(
+    runs: "Sequence[Run]", score: str = "balanced_accuracy", part: str = "test"
+) -> pd.DataFrame:
+    """One score of one part with its interval, columns value, low, high, a row for each run."""
+    rows = {f"seed {run.info['seed']}": run.metrics[part][score] for run in runs}
+    return pd.DataFrame.from_dict(rows, orient="index")[["value", "low", "high"]]
+
+
+def reference_scores(course: Course) -> dict[str, float]:
+    """Balanced accuracies that a model is held against, as far as this corpus knows them.
+
+    "chance" always; "best possible" of a simulated corpus; "best baseline" once chapter 05 has
+    written baselines.csv.
+    """
+    lines = {"chance": 1 / len(CLASS_NAMES)}
+    if (known := course.root / "corpus.json").exists():
+        best = json.loads(known.read_text(encoding="utf-8"))["best_possible"]
+        lines["best possible"] = float(best["balanced_accuracy"])
+    if (baselines := course.folder / "baselines.csv").exists():
+        lines["best baseline"] = float(pd.read_csv(baselines)["value"].max())
+    return lines

@@ -1,0 +1,130 @@
+"""One split into train, validation and test: whole groups, all classes, written once, hashed."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from osteo_utils.labels import CLASS_NAMES
+
+PARTS: Final = ("train", "validation", "test")
+COLUMNS: Final = ("path", "label", "group", "part", "sha256")
+
+
+class SplitError(ValueError):
+    """A split that must not be used: what was expected, what was found, what to do."""
+
+
+def make_split(
+    images: pd.DataFrame, fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0
+) -> pd.DataFrame:
+    """Deal the kept images of an audit (`Audit.images`) to PARTS, group by group.
+
+    Groups come in random order, large ones first; each goes where its classes are most lacking,
+    so every class is shared out in `fractions` as well as whole groups allow. Columns: COLUMNS,
+    sorted as `images`. The same seed gives the same split. `SplitError` if it cannot be valid.
+    """
+    if len(fractions) != len(PARTS) or min(fractions) <= 0 or not np.isclose(sum(fractions), 1):
+        raise SplitError(f"fractions: expected three above 0 with sum 1, found {tuple(fractions)}")
+    if missing := {"path", "label", "group", "sha256", "keep"} - set(images):
+        raise SplitError(f"images: expected the table of an audit, missing {sorted(missing)}")
+    kept = images[images["keep"]]
+    counts = pd.crosstab(kept["group"], kept["label"])  # images of each class in each group
+    shares = (counts / counts.sum()).to_numpy()
+    order = np.random.default_rng(seed).permutation(len(counts))
+    order = order[np.argsort(-counts.to_numpy().sum(axis=1)[order], kind="stable")]
+    target = np.array(fractions)[:, None]
+    lacking = target + np.zeros(shares.shape[1])  # share of each class that a part still lacks
+    part_of = {}
+    for row in order:
+        part = int(np.argmax(np.round(lacking / target @ shares[row], 9)))  # ties alike anywhere
+        lacking[part] -= shares[row]
+        part_of[counts.index[row]] = PARTS[part]
+    split = kept.assign(part=kept["group"].map(part_of))[list(COLUMNS)].reset_index(drop=True)
+    split.attrs = {"seed": seed, "fractions": list(fractions)}  # for split.json
+    check_split(split)
+    return split
+
+
+def check_split(split: pd.DataFrame) -> None:
+    """Refuse (`SplitError`) a split that would leak, repeat a file or leave a class out."""
+    if missing := [name for name in COLUMNS if name not in split]:
+        raise SplitError(f"split: expected the columns {COLUMNS}, missing {missing}")
+    allowed: dict[str, list[object]] = {"part": [*PARTS], "label": [*range(len(CLASS_NAMES))]}
+    for column, known in allowed.items():
+        if unknown := set(split[column]) - set(known):
+            raise SplitError(f"split: expected each {column} in {known}, found {unknown}")
+    for column, what in (("path", "path"), ("sha256", "content")):
+        twice = split.loc[split[column].duplicated(keep=False)].sort_values(column)["path"]
+        if len(twice):
+            raise SplitError(f"split: expected each {what} once, twice: {list(twice[:2])}")
+    parts = split.groupby("group")["part"].unique()
+    for group, crossed in parts[parts.map(len) > 1].items():
+        raise SplitError(
+            f"split: group {group} is in {' and '.join(crossed)}: copies or one patient's knees "
+            "on both sides let a network score by memory. Make the split anew from the audit."
+        )
+    for part in PARTS:
+        found = set(split.loc[split["part"] == part, "label"])
+        if absent := [name for label, name in enumerate(CLASS_NAMES) if label not in found]:
+            raise SplitError(
+                f"split: no {' and no '.join(absent)} in {part}. It takes three groups a class, "
+                "better many more: use a larger corpus."
+            )
+
+
+def split_hash(split: pd.DataFrame) -> str:
+    """SHA-256 over the rows, in whatever order they come: the name of this split in every run."""
+    rows = split[list(COLUMNS)].sort_values("path").astype(str)
+    return hashlib.sha256(rows.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
+
+
+def write_split(split: pd.DataFrame, path: Path | str) -> str:
+    """Write split.csv and, beside it, split.json with the hash; the hash comes back.
+
+    Writing the same split again changes nothing. `SplitError` if another one is there: models
+    trained on it would be tested on what they have seen.
+    """
+    check_split(split)
+    path, digest = Path(path), split_hash(split)
+    if path.exists() and (found := split_hash(read_split(path))) != digest:
+        raise SplitError(
+            f"{path}: holds another split ({found[:12]}, not {digest[:12]}). Runs may rest on it: "
+            "to start over, delete its whole folder; otherwise use read_split."
+        )
+    counts = pd.crosstab(split["part"], split["label"]).loc[list(PARTS)].T.to_dict("list")
+    info = {"split_hash": digest, **split.attrs, "class_names": CLASS_NAMES, "counts": counts}
+    _replace(path.with_suffix(".json"), json.dumps(info, indent=1) + "\n")
+    _replace(path, split[list(COLUMNS)].to_csv(index=False, lineterminator="\n"))
+    return digest
+
+
+def read_split(path: Path | str) -> pd.DataFrame:
+    """Read a split that `write_split` wrote; `SplitError` if it was changed since."""
+    path = Path(path)
+    beside = path.with_suffix(".json")
+    try:
+        split = pd.read_csv(path, dtype={"path": "str", "sha256": "str"}, keep_default_na=False)
+        expected = json.loads(beside.read_text(encoding="utf-8"))["split_hash"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SplitError(
+            f"{path}: expected a split and {beside.name} with its hash, found {error!r}. "
+            "Restore both, or delete the folder and split again."
+        ) from None
+    check_split(split)
+    if (found := split_hash(split)) != expected:
+        raise SplitError(
+            f"{path}: was changed after it was written (hash {found[:12]}, {beside.name} says "
+            f"{expected[:12]}). Restore the file, or delete the folder and split again."
+        )
+    return split
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

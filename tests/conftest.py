@@ -1,0 +1,33 @@
+"""Fixtures that several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from osteo_utils.corpus import make_simulated
+
+REAL_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small simulated corpus with its planted faults, made once; read it, never change it."""
+    return make_simulated(tmp_path_factory.mktemp("corpora") / "simulated", 24, 96, workers=1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of files that may not be handed on: real radiographs, pretrained weights."""
+    folder = Path(os.environ.get("OSTEO_REAL_DATA", REAL_DATA)).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set OSTEO_REAL_DATA to test on them")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_knees(real_data: Path) -> Path:
+    """The 239 real radiographs, one folder a class."""
+    if not (folder := real_data / "knees").is_dir():
+        pytest.skip(f"no real radiographs at {folder}; set OSTEO_REAL_DATA to test on them")
+    return folder

@@ -1,0 +1,568 @@
+import hashlib
+import http.server
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from osteo_utils import corpus
+from osteo_utils.corpus import (
+    FAULTS,
+    IMAGE_FOLDER,
+    CorpusError,
+    Population,
+    best_possible,
+    corpus_name,
+    fetch_kaggle,
+    list_corpus,
+    make_simulated,
+    open_corpus,
+    read_mask,
+    read_truth,
+    unpack,
+)
+from osteo_utils.images import read_image
+from osteo_utils.labels import CLASS_NAMES, class_of_t_score
+from osteo_utils.phantom import MASKS
+from osteo_utils.profiles import get_profile
+
+COLUMNS = ["path", "label", "patient", "site", "side", "format", "extension", "mode", "width"]
+COLUMNS += ["height", "bytes", "sha256", "problem"]
+
+
+def png(value=0):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((8, 6), value, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write(root, *paths, data=None):
+    for value, path in enumerate(paths):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(png(value) if data is None else data)
+    return root
+
+
+def hashes(root):
+    files = sorted(file for file in root.rglob("*") if file.is_file())
+    return {str(f.relative_to(root)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+@pytest.fixture(scope="module")
+def listing(simulated):
+    return list_corpus(simulated)
+
+
+@pytest.fixture(scope="module")
+def truth(simulated):
+    return read_truth(simulated)
+
+
+# ---- the simulated corpus ------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_bytes_on_any_number_of_workers(tmp_path):
+    one = make_simulated(tmp_path / "one", 10, 32, seed=3, workers=1)
+    two = make_simulated(tmp_path / "two", 10, 32, seed=3, workers=2)
+    other = make_simulated(tmp_path / "other", 10, 32, seed=4, workers=1)
+    assert hashes(one) == hashes(two)
+    assert hashes(one) != hashes(other)
+
+
+def test_the_listing_of_a_simulated_corpus(listing):
+    assert list(listing.columns) == COLUMNS
+    assert len(listing) == 48 + 2 * len(FAULTS)
+    assert set(listing["label"]) == {0, 1, 2}
+    assert (listing["problem"] == "").all()
+    assert set(listing["format"]) == {"JPEG", "PNG"}
+    assert set(listing["extension"]) == {".jpg", ".JPEG", ".png"}
+    assert set(listing["side"]) == {"L", "R"}
+    for label, name in enumerate(CLASS_NAMES):
+        paths = listing.loc[listing["label"] == label, "path"]
+        stems = [path.rpartition(".")[0] for path in paths]
+        assert stems == [f"{IMAGE_FOLDER}/{name}/{name} {n + 1}" for n in range(len(paths))]
+
+
+def test_the_number_in_the_name_says_nothing(truth):
+    fault = truth["fault"] != ""
+    number = truth["path"].str.extract(r" (\d+)\.")[0].astype(int)
+    assert abs(np.corrcoef(number, fault)[0, 1]) < 0.35
+    assert abs(np.corrcoef(number, truth["patient"].str[1:].astype(int))[0, 1]) < 0.35
+
+
+def test_truth_fits_the_listing(listing, truth):
+    assert truth["path"].tolist() == listing["path"].tolist()
+    wrong = truth["label_index"] != listing["label"]
+    assert (wrong == truth["relabelled"]).all()
+    assert (truth["label_index"] == class_of_t_score(truth["measured_t_score"])).all()
+    originals = truth[truth["fault"] == ""]
+    assert (originals.groupby("patient").size() == 2).all()
+    assert (originals.groupby("patient")["side"].nunique() == 2).all()
+    assert (originals.groupby("patient")["measured_t_score"].nunique() == 1).all()
+
+
+def test_each_kind_of_fault_is_planted_as_recorded(simulated, listing, truth):
+    sha = listing.set_index("path")["sha256"]
+    copies = truth[truth["fault"] != ""]
+    assert copies["fault"].value_counts().to_dict() == dict.fromkeys(FAULTS, 2)
+    assert copies["source"].is_unique
+    for copy in copies.itertuples():
+        image, source = (read_image(simulated / path) for path in (copy.path, copy.source))
+        if copy.fault == "mirrored":
+            image = image[:, ::-1]
+        if copy.fault == "resized":
+            assert 0.55 < len(image) / len(source) < 0.95
+        same_size = np.asarray(Image.fromarray(image).resize(source.shape[::-1]))
+        assert np.corrcoef(same_size.ravel(), source.ravel())[0, 1] > 0.95, copy.fault
+        assert (sha[copy.path] == sha[copy.source]) == (copy.fault_detail == "same bytes")
+        masks, original = (read_mask(simulated, path) for path in (copy.path, copy.source))
+        for name in MASKS:
+            mask = masks[name][:, ::-1] if copy.fault == "mirrored" else masks[name]
+            assert abs(mask.mean() - original[name].mean()) < 0.02
+            assert len(mask) == len(image)
+            assert copy.fault == "resized" or (mask == original[name]).all()
+
+
+def test_metadata_does_not_give_the_copies_away(listing, truth):
+    copies = truth["fault"] != ""
+    originals = set(listing.loc[~copies, "patient"])
+    assert listing.loc[copies, "patient"].is_unique
+    assert not originals & set(listing.loc[copies, "patient"])
+    assert (listing.loc[~copies, "patient"] == truth.loc[~copies, "patient"]).all()
+
+
+def test_site_c_is_the_planted_shortcut(listing, truth):
+    site_c = listing["site"] == "C"
+    fresh = truth["fault"] == ""
+    assert site_c.any()
+    assert set(listing.loc[site_c & fresh, "format"]) == {"PNG"}
+    assert set(listing.loc[~site_c, "format"]) == {"JPEG"}
+    assert (truth.loc[site_c, "marker_style"] == "white box").all()
+    assert not (truth.loc[~site_c, "marker_style"] == "white box").any()
+    assert (truth.loc[site_c, "label_index"] == 2).mean() > 0.5
+
+
+def test_masks_are_read_by_name(simulated, listing):
+    masks = read_mask(simulated, listing["path"][0])
+    assert tuple(masks) == MASKS
+    image = read_image(simulated / listing["path"][0])
+    assert all(mask.shape == image.shape and mask.dtype == bool for mask in masks.values())
+    assert masks["joint"].any()
+    assert not (masks["joint"] & masks["cortex"]).all()
+
+
+def test_without_faults_nothing_is_copied(tmp_path):
+    root = make_simulated(tmp_path / "clean", 10, 32, faults=False, workers=1)
+    assert (read_truth(root)["fault"] == "").all()
+    assert list_corpus(root)["sha256"].is_unique
+
+
+def test_another_corpus_is_never_overwritten(simulated, tmp_path):
+    before = hashes(simulated)
+    assert make_simulated(simulated, 24, 96) == simulated
+    with pytest.raises(CorpusError, match=r"simulated: expected a corpus made with .*'seed': 1"):
+        make_simulated(simulated, 24, 96, seed=1)
+    assert hashes(simulated) == before
+    foreign = write(tmp_path / "mine", "thesis.txt")
+    with pytest.raises(CorpusError, match=r"mine: expected .* found no corpus\.json"):
+        make_simulated(foreign, 24, 96)
+
+
+@pytest.mark.parametrize(("patients", "size"), [(0, 96), (9, 96), (24, 31), (-5, -5)])
+def test_too_small_a_corpus_is_refused(tmp_path, patients, size):
+    with pytest.raises(CorpusError, match="at least 10 patients and 32 pixels"):
+        make_simulated(tmp_path / "tiny", patients, size)
+
+
+def test_truth_and_masks_of_other_corpora_are_refused(tmp_path, simulated):
+    with pytest.raises(CorpusError, match=r"truth\.csv: expected a simulated corpus"):
+        read_truth(tmp_path)
+    with pytest.raises(CorpusError, match=r"Normal 999\.jpg\.png: expected"):
+        read_mask(simulated, "OS Collected Data/Normal/Normal 999.jpg")
+
+
+def test_a_killed_build_leaves_nothing_and_its_remains_are_cleaned_up(tmp_path):
+    root = tmp_path / "corpus"
+    code = "from osteo_utils.corpus import make_simulated as m; m({!r}, 400, 128, workers=1)"
+    build = subprocess.Popen([sys.executable, "-c", code.format(str(root))])
+    try:
+        deadline = time.monotonic() + 30
+        while not any(tmp_path.rglob("*.jpg")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        build.kill()
+        build.wait()
+    assert not root.exists()
+    (left,) = tmp_path.iterdir()
+    assert left.name == f".corpus.part-{build.pid}"
+    make_simulated(root, 10, 32, workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+def test_a_failed_build_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(corpus, "_write_tables", fail)
+    with pytest.raises(OSError, match="disk full"):
+        make_simulated(tmp_path / "corpus", 10, 32, workers=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_build_that_is_running_is_left_alone(tmp_path):
+    running = tmp_path / f".corpus.part-{os.getppid()}"
+    running.mkdir()
+    make_simulated(tmp_path / "corpus", 10, 32, workers=1)
+    assert running.is_dir()
+
+
+# ---- the best possible ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("population", [Population(), Population(mean=-0.5, sd=1.0, error=0.6)])
+def test_best_possible_against_monte_carlo(population):
+    rng = np.random.default_rng(0)
+    t = np.clip(rng.normal(population.mean, population.sd, 1_000_000), -5, 3)
+    label = class_of_t_score(t + rng.normal(0, population.error, len(t)))
+    edges = np.round(t, 2)  # the empirical Bayes rule on bins of T
+    table = pd.crosstab(edges, label).to_numpy()
+    expected = best_possible(population)
+    assert table.max(axis=1).sum() / len(t) == pytest.approx(expected["accuracy"], abs=3e-3)
+    balanced = (table / table.sum(axis=0)).max(axis=1).sum() / 3
+    assert balanced == pytest.approx(expected["balanced_accuracy"], abs=3e-3)
+
+
+def test_best_possible_without_measurement_error_is_one():
+    scores = best_possible(Population(error=1e-9))
+    assert scores["accuracy"] == pytest.approx(1, abs=1e-6)
+    assert scores["balanced_accuracy"] == pytest.approx(1, abs=1e-6)
+
+
+def test_the_corpus_carries_its_best_possible(simulated):
+    info = json.loads((simulated / "corpus.json").read_text())
+    assert info["best_possible"] == best_possible()
+    assert info["settings"]["patients"] == 24
+
+
+# ---- listing any folder --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prefix", "names"),
+    [
+        (".", ("Normal", "Osteopenia", "Osteoporosis")),
+        (".", ("normal", "OSTEOPENIA", "Osteoporosis ")),
+        ("OS Collected Data", ("Normal", "Osteopenia", "Osteoporosis")),
+        ("a/b/c", ("normal", "osteopenia", "osteoporosis")),
+    ],
+)
+def test_class_folders_are_found(tmp_path, prefix, names):
+    write(tmp_path, *(f"{prefix}/{name}/{n}.png" for name in names for n in (10, 9)))
+    table = list_corpus(tmp_path)
+    assert table["label"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert [Path(path).stem for path in table["path"]] == ["9", "10"] * 3  # sorted naturally
+    assert (table[["patient", "site", "side"]] == "").all(axis=None)
+
+
+def test_hidden_files_and_leftovers_are_ignored(tmp_path):
+    write(tmp_path, *(f"{name}/1.png" for name in CLASS_NAMES))
+    write(tmp_path, "Normal/.DS_Store", "__MACOSX/Normal/1.png", "Normal/Thumbs.db", "notes.txt")
+    assert len(list_corpus(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("paths", "found"),
+    [
+        ((), "no sub-folder"),
+        (("1.png", "2.png"), "no sub-folder"),
+        (("cats/1.png", "dogs/1.png"), "cats, dogs"),
+        (("Normal/1.png", "Osteoporosis/1.png"), "Normal, Osteoporosis"),
+        (("Normal/1.png", "Osteopenia/1.png", "Osteoporosis/.hidden"), "Normal, Osteopenia"),
+        (tuple(f"a/b/c/d/e/{name}/1.png" for name in CLASS_NAMES), "a, b, c, d"),
+    ],
+    ids=["empty", "no folders", "other folders", "two classes", "an empty class", "too deep"],
+)
+def test_a_folder_without_the_classes_is_refused(tmp_path, paths, found):
+    root = write(tmp_path / "radiographs", *paths)
+    root.mkdir(exist_ok=True)
+    for use in (list_corpus, lambda folder: open_corpus(str(folder), get_profile("smoke"))):
+        with pytest.raises(CorpusError) as caught:
+            use(root)
+        assert "radiographs: expected files in sub-folders named Normal" in str(caught.value)
+        assert found in str(caught.value)
+
+
+def test_one_bad_file_never_ends_a_listing(tmp_path):
+    write(tmp_path, *(f"{name}/{n}.png" for name in CLASS_NAMES for n in range(1, 31)))
+    (tmp_path / "Normal/7.png").write_bytes(b"")
+    (tmp_path / "Normal/8.png").write_bytes(png()[:40])
+    (tmp_path / "Osteopenia/9.png").write_text("not an image")
+    (tmp_path / "Osteopenia/link.png").symlink_to(tmp_path / "nowhere")
+    table = list_corpus(tmp_path)
+    assert len(table) == 91
+    bad = table[table["problem"] != ""]
+    assert [Path(p).name for p in bad["path"]] == ["7.png", "8.png", "9.png", "link.png"]
+    for row in bad.itertuples():
+        assert row.path in row.problem
+        assert row.width == row.height == 0
+    assert table["width"].dtype == np.int64
+
+
+def test_a_listing_writes_nothing_into_the_folder(tmp_path):
+    write(tmp_path, *(f"{name}/1.png" for name in CLASS_NAMES))
+    before = hashes(tmp_path)
+    assert open_corpus(str(tmp_path), get_profile("smoke"), tmp_path.parent / "x") == tmp_path
+    list_corpus(tmp_path)
+    assert hashes(tmp_path) == before
+
+
+def test_metadata_is_read_where_it_is(tmp_path):
+    write(tmp_path, *(f"{name}/1.png" for name in CLASS_NAMES))
+    (tmp_path / "metadata.csv").write_text("path,patient,side,site\nNormal/1.png,007,L,NA\n")
+    table = list_corpus(tmp_path)
+    assert table["patient"].tolist() == ["007", "", ""]
+    assert table["site"].tolist() == ["NA", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "expected a CSV table"),
+        ("path,patient\nNormal/1.png,1\n", "Add side, site"),
+        ("path,patient,side,site\nNormal/2.png,1,L,A\n", "'Normal/2.png'"),
+        ("path,patient,side,site\nNormal/1.png,1,L,A\nNormal/1.png,2,L,A\n", "once"),
+        ("path,patient,side,site\nNormal/1.png,1,L,A,extra,more\n", "metadata.csv"),
+        (b"\xff\xfe\x00path", "expected a CSV table"),
+    ],
+    ids=["empty", "columns", "unknown path", "twice", "ragged", "not text"],
+)
+def test_metadata_that_does_not_fit_is_refused(tmp_path, text, found):
+    write(tmp_path, *(f"{name}/1.png" for name in CLASS_NAMES))
+    data = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / "metadata.csv").write_bytes(data)
+    with pytest.raises(CorpusError, match=r"metadata\.csv: expected") as caught:
+        list_corpus(tmp_path)
+    assert found in str(caught.value)
+
+
+def test_the_real_radiographs_list_whole(real_knees):
+    table = list_corpus(real_knees)
+    assert table["label"].value_counts().sort_index().tolist() == [36, 154, 49]
+    assert (table["problem"] == "").all()
+    assert table["sha256"].nunique() == 217
+    assert table["path"].iloc[1].endswith("N2.JPEG")
+
+
+# ---- zips ----------------------------------------------------------------------------------------
+
+
+def make_zip(path, entries, **options):
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, data in entries:
+            archive.writestr(name, data)
+    return path
+
+
+GOOD = [
+    (f"{IMAGE_FOLDER}/{name}/{name} {n}.png", png(n))
+    for name, count in zip(CLASS_NAMES, (4, 2, 3), strict=True)
+    for n in range(count)
+]
+LINK = zipfile.ZipInfo("Normal/link.png")
+LINK.external_attr = 0o120777 << 16
+
+
+def broken_member(path):
+    make_zip(path, GOOD)
+    data = bytearray(path.read_bytes())
+    data[data.find(b"IDAT") + 6] ^= 0xFF
+    path.write_bytes(data)
+
+
+BAD_ZIPS = {
+    "empty": (lambda path: path.write_bytes(b""), "whole zip"),
+    "not a zip": (lambda path: path.write_bytes(b"Rar!" * 50), "whole zip"),
+    "truncated": (
+        lambda path: path.write_bytes(make_zip(path, GOOD).read_bytes()[:-200]),
+        "whole zip",
+    ),
+    "damaged member": (broken_member, "whole zip"),
+    "parent path": (lambda path: make_zip(path, [*GOOD, ("../evil.png", png())]), "outside"),
+    "deep parent path": (
+        lambda path: make_zip(path, [*GOOD, ("Normal/../../evil.png", png())]),
+        "outside",
+    ),
+    "absolute path": (lambda path: make_zip(path, [*GOOD, ("/tmp/evil.png", png())]), "outside"),
+    "drive": (lambda path: make_zip(path, [*GOOD, ("C:\\evil.png", png())]), "outside"),
+    "backslashes": (lambda path: make_zip(path, [*GOOD, ("..\\evil.png", png())]), "outside"),
+    "symbolic link": (lambda path: make_zip(path, [*GOOD, (LINK, "/etc/passwd")]), "symbolic"),
+    "no classes": (lambda path: make_zip(path, [("cats/1.png", png())]), "cats"),
+    "one class": (lambda path: make_zip(path, [("Normal/1.png", png())]), "Normal"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ZIPS)
+def test_bad_zips_are_refused_and_leave_nothing(tmp_path, kind):
+    build, found = BAD_ZIPS[kind]
+    archive = tmp_path / "knees.zip"
+    build(archive)
+    home = tmp_path / "home"
+    with pytest.raises(CorpusError) as caught:
+        unpack(archive, home / "knees")
+    assert "knees" in str(caught.value)
+    assert found in str(caught.value)
+    assert not list(home.iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "knees.zip"]
+
+
+def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
+    archive = make_zip(
+        tmp_path / "knees.zip",
+        [*GOOD, ("Normal/big.png", b"\0" * 2_000_000)],
+        compression=zipfile.ZIP_DEFLATED,
+    )
+    monkeypatch.setattr(corpus, "MAX_UNPACKED", 1_000_000)
+    with pytest.raises(CorpusError, match=r"knees\.zip: expected at most"):
+        unpack(archive, tmp_path / "knees")
+    monkeypatch.setattr(corpus, "MAX_MEMBERS", 3)
+    with pytest.raises(CorpusError, match="3 files"):
+        unpack(archive, tmp_path / "knees")
+
+
+def test_a_zip_is_unpacked_once(tmp_path):
+    archive = make_zip(tmp_path / "My knees.ZIP", [*GOOD, ("__MACOSX/Normal/x.png", b"junk")])
+    profile = get_profile("smoke")
+    root = open_corpus(str(archive), profile, tmp_path / "home")
+    assert root == tmp_path / "home" / "My knees"
+    assert len(list_corpus(root)) == 9
+    marker = root / IMAGE_FOLDER / "Normal" / "Normal 0.png"
+    stamp = marker.stat().st_mtime_ns
+    assert open_corpus(str(archive), profile, tmp_path / "home") == root
+    assert marker.stat().st_mtime_ns == stamp
+    make_zip(archive, GOOD[:-1])
+    with pytest.raises(CorpusError, match="My knees: expected the unpacked"):
+        open_corpus(str(archive), profile, tmp_path / "home")
+
+
+def test_a_missing_zip_is_refused(tmp_path):
+    with pytest.raises(CorpusError, match=r"absent\.zip: expected a zip, found no such file"):
+        unpack(tmp_path / "absent.zip", tmp_path / "absent")
+    with pytest.raises(CorpusError, match=r"absent\.zip.*found no such path"):
+        open_corpus(str(tmp_path / "absent.zip"), get_profile("smoke"), tmp_path)
+
+
+def test_corpus_names(tmp_path):
+    assert corpus_name("simulated") == "simulated"
+    assert corpus_name("kaggle") == "kaggle"
+    assert corpus_name(str(tmp_path / "Hospital v1.2.zip")) == "Hospital v1.2"
+    assert corpus_name("../shared/data/knees/") == "knees"
+
+
+def test_open_corpus_makes_the_simulated_one_for_the_profile(tmp_path, simulated):
+    shutil.copytree(simulated, tmp_path / "simulated-smoke")
+    assert open_corpus("simulated", get_profile("smoke"), tmp_path).name == "simulated-smoke"
+    (tmp_path / "simulated-quick").mkdir()
+    with pytest.raises(CorpusError, match="simulated-quick"):
+        open_corpus("simulated", get_profile("quick"), tmp_path)
+
+
+# ---- fetching ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server():
+    """A local web server; its answers are (status, claimed length, body) by path."""
+    answers = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, length, body = answers[self.path]
+            self.send_response(status)
+            if status == 302:
+                self.send_header("Location", "/good")
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    running.answers, running.url = answers, f"http://127.0.0.1:{running.server_port}"
+    body = zipped(GOOD)
+    answers["/good"] = (200, len(body), body)
+    yield running
+    running.shutdown()
+    running.server_close()
+
+
+def zipped(entries):
+    buffer = io.BytesIO()
+    make_zip(buffer, entries)
+    return buffer.getvalue()
+
+
+COUNTS = (4, 2, 3)
+
+
+@pytest.mark.parametrize("path", ["/good", "/redirect"])
+def test_fetch_puts_a_checked_set_in_place(tmp_path, server, capsys, path):
+    server.answers["/redirect"] = (302, 0, b"")
+    root = fetch_kaggle(tmp_path / "kaggle", server.url + path, COUNTS)
+    assert "licence" in capsys.readouterr().out
+    assert list_corpus(root)["label"].value_counts().sort_index().tolist() == [4, 2, 3]
+    assert [p.name for p in root.iterdir()] == [IMAGE_FOLDER]
+    assert [p.name for p in tmp_path.iterdir()] == ["kaggle"]
+    server.answers.clear()  # a second call asks nobody
+    assert fetch_kaggle(root, server.url + "/good", COUNTS) == root
+
+
+BAD_ANSWERS = {
+    "broken off": ((200, len(zipped(GOOD)), zipped(GOOD)[:500]), COUNTS, "the end after 500"),
+    "truncated zip": ((200, 500, zipped(GOOD)[:500]), COUNTS, "whole zip"),
+    "a login page": ((200, 20, b"<html>Log in</html>!"), COUNTS, "whole zip"),
+    "nothing": ((200, 0, b""), COUNTS, "whole zip"),
+    "wrong counts": ((200, len(zipped(GOOD)), zipped(GOOD)), (4, 2, 4), "found (4, 2, 3)"),
+    "zip slip": (
+        (200, len(zipped([*GOOD, ("../x", b"")])), zipped([*GOOD, ("../x", b"")])),
+        COUNTS,
+        "outside",
+    ),
+    "not found": ((404, 0, b""), COUNTS, "404"),
+    "forbidden": ((403, 0, b""), COUNTS, "403"),
+    "server error": ((500, 0, b""), COUNTS, "500"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ANSWERS)
+def test_a_bad_download_leaves_nothing(tmp_path, server, kind):
+    answer, counts, found = BAD_ANSWERS[kind]
+    server.answers["/set"] = answer
+    with pytest.raises(CorpusError) as caught:
+        fetch_kaggle(tmp_path / "kaggle", server.url + "/set", counts)
+    assert "kaggle" in str(caught.value) or "/set" in str(caught.value)
+    assert found in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/set", "http://no-such-host.invalid/x", "oops"])
+def test_an_unreachable_host_says_what_to_do(tmp_path, url):
+    with pytest.raises(CorpusError, match=r"expected a zip, found .* give the path of a download"):
+        fetch_kaggle(tmp_path / "kaggle", url, COUNTS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_names_of_the_faults_are_all_in_use(truth):
+    assert set(truth["fault"]) == {"", *FAULTS}

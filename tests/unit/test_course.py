@@ -1,0 +1,69 @@
+"""The plumbing of a chapter: found if it is there, made if not, and said either way."""
+
+import shutil
+
+import pytest
+
+from osteo_utils import course as plumbing
+from osteo_utils.course import audited, open_course, split
+from osteo_utils.profiles import get_profile
+from osteo_utils.splits import split_hash
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """A course on a fresh smoke corpus."""
+    return open_course("smoke", runs=tmp_path_factory.mktemp("home") / "runs")
+
+
+def test_opening_makes_the_corpus_once_and_says_what_is_used(opened, capsys):
+    again = open_course("smoke", runs=opened.runs)
+    said = capsys.readouterr().out
+    assert "profile smoke | corpus simulated | seed 0" in said
+    assert "tensorflow" in said
+    assert again == opened
+    assert opened.folder == opened.runs / "simulated" / "smoke"
+    assert (opened.root / "corpus.json").exists()
+
+
+def test_an_unknown_profile_or_corpus_is_refused_with_the_choices(tmp_path):
+    with pytest.raises(ValueError, match="smoke, quick, full"):
+        open_course("huge", runs=tmp_path / "runs")
+    with pytest.raises(ValueError, match="no_such_folder"):
+        open_course("smoke", str(tmp_path / "no_such_folder"), runs=tmp_path / "runs")
+
+
+def test_audit_and_split_are_made_once_and_then_read(opened, capsys, monkeypatch):
+    first = audited(opened)
+    parts = split(opened)
+    capsys.readouterr()
+    monkeypatch.setattr(plumbing, "audit", lambda *_: pytest.fail("audited twice"))
+    assert audited(opened).images["group"].tolist() == first.images["group"].tolist()
+    assert split_hash(split(opened)) == split_hash(parts)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_changed_file_makes_the_audit_anew(opened, tmp_path, capsys):
+    home = tmp_path / "home"
+    shutil.copytree(opened.runs.parent, home)
+    moved = plumbing.Course(
+        get_profile("smoke"),
+        "simulated",
+        0,
+        home / "runs",
+        home / opened.root.relative_to(opened.runs.parent),
+    )
+    before = audited(moved).images
+    image = moved.root / before["path"].iloc[0]
+    image.write_bytes(b"not a radiograph any more")
+    after = audited(moved).images
+    assert "The files have changed since the audit" in capsys.readouterr().out
+    assert "unreadable" in after.loc[after["path"] == before["path"].iloc[0], "reason"].item()
+
+
+def test_a_missing_run_is_replaced_by_an_announced_smoke_run(opened, capsys):
+    run = plumbing.trained(opened, "custom_cnn")
+    assert "No finished run" in capsys.readouterr().out
+    assert run.info["profile"] == "smoke"
+    plumbing.trained(opened, "custom_cnn")
+    assert "No finished run" not in capsys.readouterr().out

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from osteo_utils.labels import CLASS_COLOURS, CLASS_NAMES, class_index, class_of_t_score
+from osteo_utils.profiles import PROFILES, get_profile
+
+
+@pytest.mark.parametrize(
+    ("t_score", "name"),
+    [
+        (2.0, "Normal"),
+        (-1.0, "Normal"),  # "at or above -1.0"
+        (np.nextafter(-1.0, -2), "Osteopenia"),
+        (np.nextafter(-2.5, 0), "Osteopenia"),
+        (-2.5, "Osteoporosis"),  # "at or below -2.5"
+        (-4.0, "Osteoporosis"),
+    ],
+)
+def test_thresholds_of_the_who(t_score, name):
+    assert CLASS_NAMES[class_of_t_score(t_score)] == name
+
+
+def test_t_scores_keep_their_shape():
+    assert class_of_t_score([[0, -2], [-3, -1]]).tolist() == [[0, 1], [2, 0]]
+    assert class_of_t_score([]).shape == (0,)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), [0.0, float("nan")]])
+def test_a_t_score_that_is_no_number_is_refused(bad):
+    with pytest.raises(ValueError, match="T-scores: expected finite numbers"):
+        class_of_t_score(bad)
+
+
+def test_class_index_takes_any_case_and_space():
+    assert [class_index(name) for name in ("normal", "OSTEOPENIA", " Osteoporosis ")] == [0, 1, 2]
+    assert set(CLASS_COLOURS) == set(CLASS_NAMES)
+
+
+@pytest.mark.parametrize("bad", ["", "osteo", "Normal 1"])
+def test_an_unknown_class_is_refused(bad):
+    with pytest.raises(ValueError, match="expected one of Normal, Osteopenia, Osteoporosis"):
+        class_index(bad)
+
+
+def test_profiles_grow_and_know_their_names():
+    smoke, quick, full = (get_profile(name) for name in ("smoke", "quick", "full"))
+    for field in ("patients", "corpus_size", "image_size", "epochs", "resamples"):
+        assert getattr(smoke, field) < getattr(quick, field) <= getattr(full, field)
+    assert all(name == profile.name for name, profile in PROFILES.items())
+    assert all(p.image_size <= p.corpus_size for p in PROFILES.values())
+
+
+def test_an_unknown_profile_is_refused():
+    with pytest.raises(ValueError, match=r"expected one of smoke, quick, full, found 'fast'"):
+        get_profile("fast")
