@@ -36,7 +36,7 @@ FIELD_MM: Final = 150.0  # side of the square image at scale 1
 _STEP = 0.25  # mm between the knots of a tabulated contour
 _TEXEL = 0.7  # mm per texture element
 _TEXELS = 256
-_SPACING = 3.6  # mm between visible trabeculae
+SPACING_MM: Final = 3.6  # mm between visible trabeculae
 # Attenuation per mm at 40 and 50 keV: NIST XCOM mass coefficients times ICRU-44 densities.
 _MU = {"bone": (0.1278, 0.0814), "muscle": (0.0285, 0.0240), "fat": (0.0228, 0.0202)}
 # Display curve: grey level by rank among the pixels of the leg, at the ranks that are matched.
@@ -289,7 +289,7 @@ def _spectra() -> Array:
     fy = fft.fftfreq(_TEXELS, _TEXEL)[:, None].astype(np.float32) + 1e-9
     fx = fft.rfftfreq(_TEXELS, _TEXEL)[None, :].astype(np.float32) + 1e-9
     radius = np.hypot(fx, fy)
-    band = np.exp(-np.square(np.log(radius * _SPACING) / 0.33) / 2)
+    band = np.exp(-np.square(np.log(radius * SPACING_MM) / 0.33) / 2)
     vertical = band * np.exp(-np.square(np.arctan(fy / fx) / 0.13) / 2)
     horizontal = band * np.exp(-np.square(np.arctan(fx / fy) / 0.2) / 2)
     return np.stack((vertical, horizontal, np.exp(-np.square(radius * 16))))

@@ -19,7 +19,10 @@ from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from osteo_utils.evaluate import confusion
+from osteo_utils.evaluate import reliability as calibration
 from osteo_utils.labels import CLASS_COLOURS, CLASS_NAMES
+from osteo_utils.runs import Run, probabilities
 
 CSS_DPI: Final = 96
 EXPORT_DPI: Final = 150  # sharp on a dense screen, still small on the page
@@ -235,6 +238,36 @@ def roc_curves(
     ax.set(xlabel="1 - specificity", ylabel="sensitivity", title=title)
     ax.legend(fontsize=8)
     return fig
+
+
+def run_report(runs: Sequence[Run], lines: dict[str, float]) -> tuple[Figure, str]:
+    """Test part of a model's runs in one figure, and its alt text.
+
+    Balanced accuracy of every seed against `lines`; confusion matrix and reliability of the first.
+    """
+    test = runs[0].predictions.query("part == 'test'")
+    p, labels = probabilities(test), test["label"].to_numpy()
+    matrix = confusion(labels, p.argmax(axis=1))
+    scores = [run.metrics["test"]["balanced_accuracy"] for run in runs]
+    seeds = [f"seed {run.info['seed']}" for run in runs]
+    fig, axes = plt.subplot_mosaic(
+        "SS;CR",
+        figsize=(8.6, 4.6 + 0.3 * len(runs)),
+        height_ratios=(0.7 + 0.3 * len(runs), 3.6),
+        layout="constrained",
+    )
+    intervals(pd.DataFrame(scores, index=seeds), "balanced accuracy, test part", lines, axes["S"])
+    confusion_matrix(matrix, f"{seeds[0]}: {len(test)} films", axes["C"])
+    reliability(calibration(labels, p), f"{seeds[0]}: calibration", axes["R"])
+    shown = ", ".join(
+        f"{s['value']:.2f} ({s['low']:.2f} to {s['high']:.2f}) for {name}"
+        for name, s in zip(seeds, scores, strict=True)
+    )
+    alt = (
+        f"{runs[0].info['model']} on the test part: balanced accuracy {shown}. The confusion "
+        f"matrix of {seeds[0]} has {matrix.trace()} of {matrix.sum()} films on its diagonal."
+    )
+    return fig, alt
 
 
 def _figure(ax: Axes) -> Figure:

@@ -1,0 +1,46 @@
+# `make` prints the commands.
+PROFILE ?= quick
+CORPUS ?= simulated
+PYTHON ?= python3
+
+BIN := .venv/bin
+READY := .venv/ready
+READY_DEV := .venv/ready-dev
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help book test lint lab clean
+
+help: ## print this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+	@echo "PROFILE=smoke|quick|full and CORPUS=simulated|kaggle|PATH go with make book."
+
+book: $(READY) ## build the book: environment, corpus, chapters, pages
+	@$(PYTHON) book/locked.py build/book.lock $(BIN)/python book/build.py --profile "$(PROFILE)" --corpus "$(CORPUS)"
+
+test: lint ## lint, then test: units, chapters in small, pages in a browser
+	@$(BIN)/python -m pytest
+
+lint: $(READY_DEV) ## ruff and mypy
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy --no-error-summary
+
+lab: $(READY) ## open the chapters in JupyterLab
+	@$(BIN)/jupyter lab --notebook-dir=. notebooks
+
+clean: ## remove build, runs and simulated corpora; downloads and .venv stay
+	rm -rf build runs corpora/simulated-* .snakemake
+
+# An installation that was cut short is thrown away and made anew.
+$(READY): requirements.txt constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version if sys.version_info < (3, 11) else 0)'
+	@echo "Installing the Python packages into .venv (once, some minutes)"
+	@$(PYTHON) book/locked.py .venv.lock sh -ec '\
+	  if [ -e .venv/unfinished ]; then rm -rf .venv; fi; \
+	  $(PYTHON) -m venv .venv; touch .venv/unfinished; \
+	  $(PIP_INSTALL) -r requirements.txt; \
+	  rm .venv/unfinished; touch $(READY)'
+
+$(READY_DEV): $(READY) requirements-dev.txt
+	@$(PYTHON) book/locked.py .venv.lock $(PIP_INSTALL) -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,61 @@
+"""Execute one chapter with papermill; in place only when whole, readable when it fails.
+
+python book/execute.py IN.ipynb OUT.ipynb PROFILE CORPUS
+
+The lock beside the output makes a restarted build wait for a chapter that outlived a killed one,
+so a training is never run twice at the same time.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import papermill
+from locked import acquire
+
+FAILED = """
+{line}
+Chapter {chapter} failed in code cell {cell}:
+
+{source}
+
+{ename}: {evalue}
+
+The chapter up to there, with the whole traceback: {partial}
+Open it with: jupyter lab {partial}
+{line}"""
+
+
+def execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
+    """Run `source` in its own folder and move the result to `target` once every cell has run."""
+    partial = target.with_suffix(".partial.ipynb")
+    papermill.execute_notebook(
+        source,
+        partial,
+        parameters,
+        kernel_name="python3",
+        cwd=source.parent,
+        progress_bar=False,
+    )
+    partial.replace(target)
+
+
+def main() -> None:
+    """Execute, print one line, or exit with the failing cell and its error."""
+    source, target = (Path(name).resolve() for name in sys.argv[1:3])
+    parameters = dict(zip(("profile", "corpus"), sys.argv[3:5], strict=True))
+    acquire(target.with_suffix(".lock"))
+    start = time.monotonic()
+    try:
+        execute(source, target, parameters)
+    except papermill.PapermillExecutionError as error:
+        facts = {"chapter": source.stem, "cell": error.exec_count, "source": error.source}
+        facts |= {"ename": error.ename, "evalue": error.evalue, "line": "-" * 72}
+        print(FAILED.format(**facts, partial=target.with_suffix(".partial.ipynb")))
+        sys.exit(1)
+    print(f"{source.stem}: {time.monotonic() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

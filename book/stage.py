@@ -1,0 +1,87 @@
+"""Lay out the sources of the book in one folder: pages, executed chapters, browser libraries.
+
+python book/stage.py SITE VENDOR EXECUTED.ipynb...
+"""
+
+import json
+import platform
+import shutil
+import sys
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+VERSIONS = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "jupyter-book")
+STATUS = """# Status of the build
+
+Built on {day} with the profile `{profile}` on the corpus `{corpus}`. Every chapter below was
+executed from its first cell to its last; a chapter that fails stops the build. A model that was
+already trained for this corpus and profile is read from its run folder, not trained again, so
+the seconds of a second build are fewer.
+
+| chapter | seconds | code cells |
+|---|--:|--:|
+{rows}
+
+Python {python}, {versions}, on {machine}.
+"""
+
+Notebook = dict[str, Any]
+
+
+def for_the_page(notebook: Notebook) -> Notebook:
+    """Hide the cell in which papermill repeats the parameters."""
+    for cell in notebook["cells"]:
+        tags = cell["metadata"].get("tags", [])
+        if "injected-parameters" in tags:
+            tags.append("remove-cell")
+    return notebook
+
+
+def title(notebook: Notebook) -> str:
+    """The first heading of a chapter."""
+    lines = (line for cell in notebook["cells"] for line in "".join(cell["source"]).splitlines())
+    return next(line[2:] for line in lines if line.startswith("# "))
+
+
+def status_row(name: str, notebook: Notebook) -> str:
+    """One line of the table on the status page."""
+    seconds = notebook["metadata"]["papermill"]["duration"]
+    code = sum(cell["cell_type"] == "code" for cell in notebook["cells"])
+    return f"| [{title(notebook)}](../notebooks/{name}.ipynb) | {seconds:.0f} | {code} |"
+
+
+def status_page(notebooks: dict[str, Notebook]) -> str:
+    """What was executed, how long it took and with which versions."""
+    parameters = next(iter(notebooks.values()))["metadata"]["papermill"]["parameters"]
+    return STATUS.format(
+        day=date.today().isoformat(),
+        profile=parameters["profile"],
+        corpus=Path(parameters["corpus"]).stem,
+        rows="\n".join(status_row(*item) for item in notebooks.items()),
+        python=platform.python_version(),
+        versions=", ".join(f"{name} {version(name)}" for name in VERSIONS),
+        machine=f"{platform.system()} {platform.machine()}",
+    )
+
+
+def main() -> None:
+    """Fill SITE from nothing."""
+    site, vendor = Path(sys.argv[1]), Path(sys.argv[2])
+    executed = {Path(name).stem: json.loads(Path(name).read_text("utf-8")) for name in sys.argv[3:]}
+    shutil.rmtree(site, ignore_errors=True)
+    shutil.copytree(ROOT / "book", site / "book", ignore=shutil.ignore_patterns("*.py", "*.json"))
+    shutil.copytree(vendor, site / "book/assets/vendor")
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(ROOT / name, site)
+    (site / "notebooks").mkdir()
+    for name, notebook in executed.items():
+        text = json.dumps(for_the_page(notebook), ensure_ascii=False)
+        (site / "notebooks" / f"{name}.ipynb").write_text(text, "utf-8")
+    (site / "book/status.md").write_text(status_page(executed), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

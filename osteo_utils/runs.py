@@ -1,0 +1,194 @@
+"""The run folder, the contract between chapters: written whole, read with checks.
+
+`runs/<corpus>/<profile>/<model>/seed<k>/` holds `model.keras`, `history.csv`, `predictions.csv`,
+`metrics.json` and, written last, `run.json`: its presence says that the run is whole.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from osteo_utils.labels import CLASS_NAMES
+
+PROBABILITY_COLUMNS: Final = tuple(f"p_{name.lower()}" for name in CLASS_NAMES)
+PREDICTION_COLUMNS: Final = ("path", "group", "part", "label", *PROBABILITY_COLUMNS)
+_INFO_KEYS: Final = ("class_names", "model", "image_size", "seed", "split_hash", "preprocessing")
+
+
+class RunError(ValueError):
+    """A run folder that is unfinished, damaged, or made with other data or settings."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained model and what it predicts, as read from its folder."""
+
+    folder: Path
+    info: dict[str, Any]  # run.json: class order, seed, split hash, versions, settings, ...
+    predictions: pd.DataFrame  # columns PREDICTION_COLUMNS, validation and test rows
+    metrics: dict[str, dict[str, dict[str, float]]]  # part -> score -> value, low, high
+    history: pd.DataFrame  # one row an epoch
+
+    def model(self) -> Any:  # noqa: ANN401
+        """The trained Keras model, loaded anew at each call."""
+        return load_model(self)
+
+
+def run_folder(runs: Path, corpus: str, profile: str, model: str, seed: int) -> Path:
+    """Where the run of that corpus, profile, model and seed lives."""
+    return Path(runs) / corpus / profile / model / f"seed{seed}"
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the run has been written to its end."""
+    return (Path(folder) / "run.json").is_file()
+
+
+def find_runs(runs: Path, corpus: str, profile: str) -> list[Path]:
+    """Folders of all complete runs, by model and then seed."""
+    found = (Path(runs) / corpus / profile).glob("*/seed*/run.json")
+    return sorted((file.parent for file in found), key=lambda f: (f.parent.name, _seed_of(f)))
+
+
+def write_run(
+    folder: Path,
+    info: dict[str, Any],
+    model: Any,  # noqa: ANN401  (a keras.Model; Keras is not imported here)
+    predictions: pd.DataFrame,
+    metrics: dict[str, Any],
+    history: pd.DataFrame,
+) -> Run:
+    """Write every file of the run, `run.json` last, and read it back with all checks."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / "model.keras", lambda part: model.save(part))
+    _replace(folder / "history.csv", lambda part: history.to_csv(part, index=False))
+    _replace(folder / "predictions.csv", lambda part: predictions.to_csv(part, index=False))
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "run.json", info)
+    return read_run(folder)
+
+
+def read_run(folder: Path, split_hash: str | None = None) -> Run:
+    """The run in `folder`, checked; `split_hash`, if given, must be that of the run.
+
+    Raises `RunError` when the run is unfinished or damaged, its classes are in another order, its
+    probabilities are not probabilities, or it was trained on another split.
+    """
+    folder = Path(folder)
+    if not is_complete(folder):
+        raise RunError(
+            f"{folder}: expected a finished run with run.json, found none; train it first"
+        )
+    info = _read_info(folder / "run.json")
+    if split_hash is not None and info["split_hash"] != split_hash:
+        raise RunError(
+            f"{folder}: expected a run on the split {split_hash[:12]}, found one on "
+            f"{str(info['split_hash'])[:12]}; delete the folder and train again, or use its split"
+        )
+    predictions = _read_predictions(folder / "predictions.csv")
+    metrics = _read_json(folder / "metrics.json")
+    return Run(folder, info, predictions, metrics, _read_table(folder / "history.csv"))
+
+
+def load_model(run: Run) -> Any:  # noqa: ANN401
+    """The trained Keras model of a run: uint8 grey in, probabilities out, float32."""
+    import keras  # here alone, so that reading results needs no network library
+
+    file = run.folder / "model.keras"
+    try:
+        return keras.models.load_model(file, compile=False)
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{file}: expected a saved Keras model, found: {error}; train again"
+        ) from error
+
+
+def probabilities(predictions: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """The (n, 3) array of probabilities in the order of `CLASS_NAMES`."""
+    return predictions[list(PROBABILITY_COLUMNS)].to_numpy(dtype=float)
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write JSON to a temporary name beside `file` and move it into place."""
+    text = json.dumps(content, indent=2) + "\n"
+    _replace(file, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def _replace(file: Path, write: Callable[[Path], Any]) -> None:
+    part = file.with_name(f".part.{file.name}")
+    write(part)
+    part.replace(file)
+
+
+def _read_info(file: Path) -> dict[str, Any]:
+    info = _read_json(file)
+    missing = [key for key in _INFO_KEYS if key not in info]
+    if missing:
+        raise RunError(f"{file}: expected the keys {', '.join(_INFO_KEYS)}, missing {missing}")
+    if tuple(info["class_names"]) != CLASS_NAMES:
+        raise RunError(
+            f"{file}: expected the class order {list(CLASS_NAMES)}, found {info['class_names']}; "
+            "this run cannot be mixed with others: train it again"
+        )
+    return info
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{file}: expected this file in a finished run, found none") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(
+            f"{file}: expected JSON, found: {error}; delete the run and train"
+        ) from error
+    if not isinstance(content, dict):
+        raise RunError(f"{file}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _read_table(file: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(file, dtype={"path": str, "group": str, "part": str})
+    except FileNotFoundError:
+        raise RunError(f"{file}: expected this file in a finished run, found none") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise RunError(f"{file}: expected a table, found: {error}; train again") from error
+
+
+def _read_predictions(file: Path) -> pd.DataFrame:
+    table = _read_table(file)
+    missing = [name for name in PREDICTION_COLUMNS if name not in table.columns]
+    if missing:
+        raise RunError(
+            f"{file}: expected the columns {list(PREDICTION_COLUMNS)}, missing {missing}"
+        )
+    _check_numbers(table, file)
+    return table
+
+
+def _check_numbers(table: pd.DataFrame, file: Path) -> None:
+    columns = table[["label", *PROBABILITY_COLUMNS]].apply(pd.to_numeric, errors="coerce")
+    p = columns[list(PROBABILITY_COLUMNS)].to_numpy()
+    wrong = ~columns["label"].isin(range(len(CLASS_NAMES))).to_numpy()
+    # A NaN or an infinite value makes the sum fail as well.
+    wrong |= ~(np.isclose(p.sum(axis=1), 1, atol=1e-3) & (p >= 0).all(axis=1))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise RunError(
+            f"{file}, line {row + 2}: expected a label 0..{len(CLASS_NAMES) - 1} and probabilities "
+            f"that sum to 1, found {table.iloc[row].to_dict()}; train again"
+        )
+
+
+def _seed_of(folder: Path) -> int:
+    digits = re.sub(r"\D", "", folder.name)
+    return int(digits) if digits else -1

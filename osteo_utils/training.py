@@ -1,0 +1,345 @@
+"""Fit a model and write its run folder; a killed training goes on where it stopped.
+
+Fixed by the seed: initial weights, dropout, augmentation and, by seed and epoch, the order of the
+images, so a resumed training sees what an unkilled one would. Not fixed: the last digits, since
+sums on many threads and on GPUs are not always added in one order; and other machines, precisions
+and library versions, which give other, equally good, models.
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from osteo_utils.evaluate import bootstrap
+from osteo_utils.images import load_arrays
+from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.models import build, get_architecture
+from osteo_utils.profiles import Profile
+from osteo_utils.runs import (
+    PROBABILITY_COLUMNS,
+    Run,
+    RunError,
+    is_complete,
+    probabilities,
+    read_run,
+    write_json,
+    write_run,
+)
+from osteo_utils.splits import PARTS, split_hash
+
+Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+
+_WARM_UP: Final = 0.1  # share of the steps in which the learning rate rises
+_WEIGHT_DECAY: Final = 1e-4
+_PACKAGES: Final = ("keras", "tensorflow", "numpy", "pandas", "scikit-learn")
+
+
+def load_parts(
+    root: Path, split: pd.DataFrame, size: int, cache: Path | None = None
+) -> dict[str, Arrays]:
+    """Images, uint8 (n, size, size, 1), and labels, int (n,), of each part in the rows' order.
+
+    `cache` is a folder that keeps the decoded images of each size.
+    """
+    file = None if cache is None else Path(cache) / f"images_{size}.npz"
+    images = load_arrays([Path(root) / path for path in split["path"]], size, file)[..., None]
+    labels = split["label"].to_numpy(dtype=np.int64)
+    members = {part: (split["part"] == part).to_numpy() for part in PARTS}
+    return {part: (images[rows], labels[rows]) for part, rows in members.items()}
+
+
+def train(
+    name: str,
+    parts: Mapping[str, Arrays],
+    split: pd.DataFrame,
+    profile: Profile,
+    seed: int,
+    folder: Path,
+    corpus: str = "simulated",
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Run:
+    """The run of `name` on `parts` in `folder`: read if whole, resumed if begun, else trained.
+
+    Trains on the train part for `profile.epochs`, keeps the epoch of lowest validation loss, and
+    predicts validation and test once, at the end; no choice ever looks at the test part.
+    Raises `RunError` if `folder` holds work on another split or with other settings.
+    """
+    folder = Path(folder)
+    _check_parts(parts, split, profile.image_size, folder)
+    settings = _settings(name, split, profile, seed, corpus)
+    if is_complete(folder):
+        run = read_run(folder)
+        _check_settings(run.info, settings, folder)
+        return run
+    progress = _begin(folder / "progress", settings)
+    model = build(name, profile.image_size, profile.weights, seed, precision(profile))
+    history = _fit(model, parts, profile, settings, progress, callbacks)
+    best = _best_model(name, profile, seed, progress)
+    predictions = _predict(best, parts, split, profile.batch_size)
+    info = settings | _circumstances(best, profile, history)
+    metrics = _metrics(predictions, profile.resamples, seed)
+    run = write_run(folder, info, best, predictions, metrics, history)
+    shutil.rmtree(progress)
+    return run
+
+
+def _best_model(name: str, profile: Profile, seed: int, progress: Path) -> keras.Model:
+    """The model of the best epoch, in float32 whatever it was trained in."""
+    file = _state(progress)["best"]
+    if file is None:
+        raise RunError(
+            f"{progress.parent}: expected a validation loss that is a number in some epoch, found "
+            f"none; the training of {name} diverged: lower its learning rate and delete the folder"
+        )
+    model = build(name, profile.image_size, None, seed)
+    model.load_weights(progress / file)
+    return model
+
+
+def precision(profile: Profile) -> str:
+    """The dtype policy to train in: that of the profile where the hardware is quick at it."""
+    wanted: str = profile.precision
+    return wanted if wanted == "float32" or _gpus() or "avx512_bf16" in _cpu_flags() else "float32"
+
+
+def _cpu_flags() -> set[str]:
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+
+
+def _gpus() -> list[str]:
+    return list(keras.distribution.list_devices("gpu"))
+
+
+def _check_parts(parts: Mapping[str, Arrays], split: pd.DataFrame, size: int, folder: Path) -> None:
+    for part in PARTS:
+        expected = split.loc[split["part"] == part, "label"].to_numpy()
+        images, labels = parts.get(part, (np.empty(0), np.empty(0)))
+        shape = (len(expected), size, size, 1)
+        if images.shape != shape or not np.array_equal(expected, labels):
+            raise RunError(
+                f"{folder}: expected images of shape {shape} for the {part} part, labelled as in "
+                f"the split, found shape {images.shape} or other labels; use load_parts"
+            )
+
+
+def _settings(
+    name: str, split: pd.DataFrame, profile: Profile, seed: int, corpus: str
+) -> dict[str, Any]:
+    """Everything that decides what a training is; two trainings that differ here never mix."""
+    architecture = get_architecture(name)
+    return {
+        "class_names": list(CLASS_NAMES),
+        "model": name,
+        "preprocessing": architecture.preprocessing,
+        "image_size": profile.image_size,
+        "seed": seed,
+        "split_hash": split_hash(split),
+        "corpus": corpus,
+        "profile": profile.name,
+        "weights": profile.weights,
+        "epochs": profile.epochs,
+        "batch_size": profile.batch_size,
+        "learning_rate": architecture.learning_rate,
+    }
+
+
+def _check_settings(found: Mapping[str, Any], expected: Mapping[str, Any], folder: Path) -> None:
+    differing = [key for key, value in expected.items() if found.get(key) != value]
+    if differing:
+        table = "; ".join(f"{k}: expected {expected[k]}, found {found.get(k)}" for k in differing)
+        raise RunError(
+            f"{folder}: holds a training on other data or settings ({table}); "
+            "delete that folder to train anew, or choose another one"
+        )
+
+
+def _begin(progress: Path, settings: dict[str, Any]) -> Path:
+    """Claim the folder for these settings, or check that it was claimed for the same."""
+    file = progress / "settings.json"
+    if file.exists():
+        _check_settings(json.loads(file.read_text(encoding="utf-8")), settings, progress.parent)
+    else:
+        progress.mkdir(parents=True, exist_ok=True)
+        write_json(file, settings)
+    return progress
+
+
+def _state(progress: Path) -> dict[str, Any]:
+    """What is done so far: names of the latest and the best weights, and the history."""
+    file = progress / "state.json"
+    if not file.exists():
+        return {"latest": None, "best": None, "history": []}
+    state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return state
+
+
+def _fit(
+    model: keras.Model,
+    parts: Mapping[str, Arrays],
+    profile: Profile,
+    settings: Mapping[str, Any],
+    progress: Path,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> pd.DataFrame:
+    images, labels = parts["train"]
+    batches = _Batches(images, labels, profile.batch_size, settings["seed"])
+    _compile(model, settings["learning_rate"], len(batches) * profile.epochs)
+    keeper = _Keeper(progress, batches)
+    if keeper.state["latest"]:
+        model.load_weights(progress / keeper.state["latest"])
+    model.fit(
+        batches,
+        validation_data=parts["validation"],
+        validation_batch_size=profile.batch_size,
+        initial_epoch=len(keeper.state["history"]),
+        epochs=profile.epochs,
+        class_weight=_class_weights(labels),
+        shuffle=False,  # the batches shuffle themselves, the same way after a kill
+        callbacks=[keeper, *callbacks],
+        verbose=1 if sys.stdout.isatty() else 0,
+    )
+    return pd.DataFrame(keeper.state["history"])
+
+
+def _compile(model: keras.Model, learning_rate: float, steps: int) -> None:
+    """AdamW with linear warm-up and cosine decay to zero (Loshchilov & Hutter 2017, 2019)."""
+    warm_up = max(1, round(_WARM_UP * steps))
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=learning_rate / 100,
+        decay_steps=max(1, steps - warm_up),
+        warmup_target=learning_rate,
+        warmup_steps=warm_up,
+    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=_WEIGHT_DECAY)
+    # Variables of the optimizer must exist before a checkpoint can be loaded into them.
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+
+
+def _class_weights(labels: npt.NDArray[np.int64]) -> dict[int, float]:
+    """Weights that make every class count the same in the loss; their mean over images is 1."""
+    counts = np.bincount(labels, minlength=len(CLASS_NAMES))
+    return {c: len(labels) / (np.count_nonzero(counts) * n) for c, n in enumerate(counts) if n}
+
+
+class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Batches of nearly equal size in an order that depends on seed and epoch alone."""
+
+    def __init__(
+        self,
+        images: npt.NDArray[np.uint8],
+        labels: npt.NDArray[np.int64],
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.images, self.labels, self.batch_size, self.seed = images, labels, batch_size, seed
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch: int) -> None:
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.labels))
+        self.batches = np.array_split(order, len(self))
+
+    def __len__(self) -> int:
+        return max(1, len(self.labels) // self.batch_size)
+
+    def __getitem__(self, index: int) -> Arrays:
+        rows = self.batches[index]
+        return self.images[rows], self.labels[rows]
+
+
+class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keeps latest weights (with optimizer), best weights and history after every epoch.
+
+    Weights go into a file of their own first and `state.json`, which names them, is replaced last:
+    whenever the process dies, the state names whole files of one and the same epoch.
+    """
+
+    def __init__(self, progress: Path, batches: _Batches) -> None:
+        super().__init__()
+        self.progress, self.batches, self.state = progress, batches, _state(progress)
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        self.batches.start_epoch(epoch)
+        _reseed(self.model, self.batches.seed, epoch)
+        self.started = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        row = {"epoch": epoch + 1} | {key: float(value) for key, value in (logs or {}).items()}
+        row["learning_rate"] = float(self.model.optimizer.learning_rate)
+        row["seconds"] = round(time.perf_counter() - self.started, 3)
+        earlier = [r["val_loss"] for r in self.state["history"]]
+        latest = f"epoch{epoch + 1:03d}.weights.h5"
+        best = latest if row["val_loss"] < min(earlier, default=np.inf) else self.state["best"]
+        self.model.save_weights(self.progress / latest)
+        history = [*self.state["history"], row]
+        self.state = {"latest": latest, "best": best, "history": history}
+        write_json(self.progress / "state.json", self.state)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        for file in self.progress.glob("*.weights.h5"):
+            if file.name not in (self.state["latest"], self.state["best"]):
+                file.unlink()
+
+
+def _reseed(model: keras.Model, seed: int, epoch: int) -> None:
+    """Set the random states of dropout and augmentation, which weight files do not carry."""
+    states = [v for v in model.non_trainable_variables if "seed_generator_state" in v.name]
+    for state, drawn in zip(
+        states, np.random.SeedSequence((seed, epoch)).spawn(len(states)), strict=True
+    ):
+        state.assign(drawn.generate_state(2))
+
+
+def _predict(
+    model: keras.Model, parts: Mapping[str, Arrays], split: pd.DataFrame, batch_size: int
+) -> pd.DataFrame:
+    return pd.concat(
+        [
+            _rows(model.predict(parts[part][0], batch_size, verbose=0), split, part)
+            for part in PARTS[1:]
+        ],
+        ignore_index=True,
+    )
+
+
+def _rows(predicted: npt.NDArray[np.float32], split: pd.DataFrame, part: str) -> pd.DataFrame:
+    rows = split.loc[split["part"] == part, ["path", "group", "part", "label"]].reset_index(
+        drop=True
+    )
+    return rows.assign(**dict(zip(PROBABILITY_COLUMNS, predicted.T.astype(float), strict=True)))
+
+
+def _metrics(predictions: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+    def table(rows: pd.DataFrame) -> Any:  # noqa: ANN401
+        found = bootstrap(rows["label"], probabilities(rows), rows["group"], resamples, seed)
+        return json.loads(found.to_json(orient="index", double_precision=6))  # NaN becomes null
+
+    return {str(part): table(rows) for part, rows in predictions.groupby("part", sort=False)}
+
+
+def _circumstances(model: keras.Model, profile: Profile, history: pd.DataFrame) -> dict[str, Any]:
+    return {
+        "precision": precision(profile),
+        "device": (_gpus() or ["cpu"])[0],
+        "parameters": model.count_params(),
+        "epochs_run": len(history),
+        "best_epoch": int(history["epoch"].iloc[history["val_loss"].argmin()]),
+        "seconds": round(float(history["seconds"].sum()), 1),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"backend": keras.backend.backend()} | {p: version(p) for p in _PACKAGES},
+    }

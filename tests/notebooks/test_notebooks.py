@@ -1,0 +1,90 @@
+"""Every chapter: its source has the agreed form, and it runs from the first cell to the last."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from smoke import CHAPTERS, NOTEBOOKS, ROOT, smoke_build
+
+SECTIONS = ("Key points", "Exercises", "Quiz", "What next")
+PARAMETERS = {"profile": "quick", "corpus": "simulated", "seed": 0, "runs": "../runs"}
+SECONDS = 240  # a chapter in the smoke profile, on a slow shared machine
+
+each_source = pytest.mark.parametrize("path", NOTEBOOKS, ids=CHAPTERS)
+each_chapter = pytest.mark.parametrize("chapter", CHAPTERS)
+
+
+def read(path: Path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def text(notebook, kind="markdown"):
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == kind)
+
+
+@each_source
+def test_source_is_a_valid_notebook_for_the_python3_kernel(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+
+
+@each_source
+def test_source_has_no_outputs(path):
+    for cell in code_cells(read(path)):
+        assert not cell.outputs
+        assert cell.execution_count is None
+
+
+@each_source
+def test_source_has_one_cell_of_parameters(path):
+    tagged = [c for c in code_cells(read(path)) if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    found: dict = {}
+    exec(tagged[0].source, found)
+    assert {name: found.get(name) for name in PARAMETERS} == PARAMETERS
+
+
+@each_source
+def test_source_installs_the_course_in_colab_from_its_repository(path):
+    url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    code = text(read(path), "code")
+    assert "google.colab" in code
+    assert set(re.findall(r"git\+(https://[^\s\"'@]+)", code)) == {url}
+
+
+@each_source
+def test_source_opens_with_one_title_and_ends_with_the_usual_sections(path):
+    prose = re.sub(r"^(`{3,}|:{3,}).*?^\1", "", text(read(path)), flags=re.MULTILINE | re.DOTALL)
+    assert len(re.findall(r"^# ", prose, re.MULTILINE)) == 1
+    headings = re.findall(r"^## (.+)$", text(read(path)), re.MULTILINE)
+    assert [heading.strip() for heading in headings[-len(SECTIONS) :]] == list(SECTIONS)
+
+
+@each_source
+def test_source_folds_a_solution_for_every_exercise(path):
+    prose = text(read(path))
+    exercises = re.findall(r"\{exercise(?:-start)?\}.*\n(?::.*\n)*?:label: (\S+)", prose)
+    solutions = re.findall(r"\{solution(?:-start)?\} (\S+)\n(?::.*\n)*?:class: dropdown", prose)
+    assert len(exercises) >= 1
+    assert sorted(exercises) == sorted(solutions)
+
+
+@each_chapter
+def test_chapter_runs(chapter):
+    notebook = json.loads((smoke_build() / f"notebooks/{chapter}.ipynb").read_text("utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] for cell in cells if "".join(cell["source"]).strip())
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    assert "Traceback (most recent call last)" not in json.dumps(outputs)
+    assert notebook["metadata"]["papermill"]["duration"] < SECONDS

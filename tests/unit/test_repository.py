@@ -1,0 +1,97 @@
+"""The house rules that a glance at the repository can check."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+ARTEFACTS = {".h5", ".keras", ".onnx", ".npz", ".npy", ".zip", ".dcm", ".pt", ".pkl", ".tar", ".gz"}
+PROSE = ("notebooks/*.ipynb", "book/*.md", "osteo_utils/**/*.py", "README.md")
+ALLOWED = r"(?:not|no|never) (?:a |an )?(?:\w+ )?diagnos|diagnostic|diagnosis or\s+medical advice"
+
+
+def files() -> list[Path]:
+    """What git holds or would take."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def chapters() -> list[str]:
+    return sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+def names(requirements: str) -> set[str]:
+    """Names of the packages in a requirements file, as the index spells them."""
+    lines = (ROOT / requirements).read_text().splitlines()
+    found = {
+        re.match(r"[A-Za-z0-9._-]+", line) for line in lines if not line.startswith(("#", "-"))
+    }
+    return {re.sub(r"[._-]+", "-", match.group()).lower() for match in found if match}
+
+
+def test_every_notebook_is_in_the_table_of_contents_and_in_the_order_of_work():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    listed = [each["file"] for part in toc["parts"] for each in part["chapters"]]
+    ordered = re.findall(r'^    "(\d\d_\w+)": \[', (ROOT / "Snakefile").read_text(), re.MULTILINE)
+    assert sorted(n.removeprefix("notebooks/") for n in listed if "notebooks/" in n) == chapters()
+    assert sorted(ordered) == chapters()
+
+
+def test_every_page_is_in_the_table_of_contents():
+    toc = (ROOT / "_toc.yml").read_text()
+    assert [
+        page.stem for page in (ROOT / "book").glob("*.md") if f"book/{page.stem}" not in toc
+    ] == []
+
+
+def test_no_file_is_large_and_none_is_an_artefact():
+    large = [path for path in files() if path.stat().st_size > 600_000]
+    artefacts = [path for path in files() if path.suffix.lower() in ARTEFACTS]
+    assert large == []
+    assert artefacts == []
+
+
+def test_prose_says_classification():
+    found = []
+    for path in (path for pattern in PROSE for path in ROOT.glob(pattern)):
+        text = re.sub(ALLOWED, "", path.read_text("utf-8"), flags=re.IGNORECASE)
+        found += [path.name for _ in re.findall(r"diagnos(?:is|ed|e)\b", text, re.IGNORECASE)]
+    assert found == []
+
+
+def test_readme_commands_are_in_the_makefile():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z]+)", (ROOT / "README.md").read_text()))
+    assert {"book", "test", "lab", "clean"} <= named <= targets | {"book"}
+
+
+def test_readme_links_every_chapter_in_colab():
+    url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    base = url.replace("https://github.com", "https://colab.research.google.com/github")
+    readme = (ROOT / "README.md").read_text()
+    assert [c for c in chapters() if f"{base}/blob/main/notebooks/{c}.ipynb" not in readme] == []
+
+
+@pytest.mark.parametrize("requirements", ["requirements.txt", "requirements-dev.txt"])
+def test_constraints_pin_every_requirement(requirements):
+    assert names(requirements) <= names("constraints.txt")
+
+
+def test_constraints_are_exact_and_name_no_host():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    wrong = [x for x in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[^\s;@]+", x) and x[:1] != "#"]
+    assert wrong == []
+
+
+def test_browser_libraries_are_locked_without_addresses():
+    lock = (ROOT / "book/package-lock.json").read_text()
+    assert '"resolved"' not in lock
+    assert "://" not in lock

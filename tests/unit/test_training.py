@@ -1,0 +1,274 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from osteo_utils import models, runs, training
+from osteo_utils.models import Architecture, build
+from osteo_utils.profiles import PROFILES
+from osteo_utils.runs import RunError, read_run
+from osteo_utils.splits import PARTS, split_hash
+
+SMALL = dataclasses.replace(
+    PROFILES["smoke"], image_size=32, epochs=4, batch_size=8, resamples=20, precision="float32"
+)
+
+
+@pytest.fixture(autouse=True)
+def tiny_architecture(monkeypatch):
+    """Two convolutions, so that a whole training takes a second."""
+
+    def backbone(x, weights):
+        x = keras.layers.Conv2D(8, 3, strides=2)(x)
+        return keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+
+    tiny = Architecture("tiny", "Tiny", backbone, "0..1", 1, 32, 8, "conv2d", 1e-2, 2026, "nobody")
+    monkeypatch.setitem(models.ARCHITECTURES, "tiny", tiny)
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Stripes: coarse ones are Normal, finer ones Osteopenia, finest Osteoporosis."""
+    rng = np.random.default_rng(0)
+    labels = np.tile([0, 1, 2], 20)
+    part = np.repeat(PARTS, [36, 12, 12])
+    wave = np.sin(
+        np.arange(32) * np.array([0.3, 1.0, 2.0])[labels, None] + rng.normal(size=(60, 1))
+    )
+    images = 120 + 60 * wave[:, None, :] + rng.normal(0, 10, (60, 32, 32))
+    images = images.clip(0, 255).astype(np.uint8)[..., None]
+    split = pd.DataFrame(
+        {
+            "path": [f"Normal {i}.png" for i in range(60)],
+            "label": labels,
+            "group": [f"{i // 3:02d}" for i in range(60)],
+            "part": part,
+            "sha256": [f"{i:064d}" for i in range(60)],
+        }
+    )
+    return {p: (images[part == p], labels[part == p]) for p in PARTS}, split
+
+
+class Killed(Exception):  # noqa: N818
+    pass
+
+
+class KillAt(keras.callbacks.Callback):
+    """Die at the end of an epoch (counted from 1), or just before it."""
+
+    def __init__(self, epoch, hook):
+        super().__init__()
+        self.epoch, self.hook = epoch, hook
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.hook == "batch" and self.model.optimizer.iterations >= 4 * (self.epoch - 1) + 2:
+            raise Killed
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.hook == "epoch" and epoch + 1 == self.epoch:
+            raise Killed
+
+
+def train(data, folder, seed=0, profile=SMALL, **kwargs):
+    parts, split = data
+    return training.train("tiny", parts, split, profile, seed, folder, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return tmp_path_factory.mktemp("whole") / "seed0"
+
+
+@pytest.fixture
+def whole(data, finished):
+    """A finished run, made once."""
+    return train(data, finished)
+
+
+def test_run_folder_is_whole_and_says_what_it_is(data, whole):
+    _, split = data
+    run = read_run(whole.folder, split_hash(split))
+    assert len(run.history) == SMALL.epochs
+    assert run.history["epoch"].tolist() == [1, 2, 3, 4]
+    assert {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"} <= set(run.history)
+    assert run.info["best_epoch"] == run.history["val_loss"].argmin() + 1
+    assert run.info["epochs_run"] == 4
+    assert run.info["precision"] == "float32"
+    assert run.info["parameters"] == run.model().count_params()
+    assert run.info["seconds"] > 0
+    assert {"keras", "numpy", "backend"} <= set(run.info["versions"])
+    assert not (whole.folder / "progress").exists()
+
+
+def test_predictions_are_those_of_the_best_epoch(data, whole):
+    parts, split = data
+    rows = split[split["part"] != "train"]
+    assert whole.predictions["path"].tolist() == rows["path"].tolist()
+    assert set(whole.predictions["part"]) == {"validation", "test"}
+    images = np.concatenate([parts["validation"][0], parts["test"][0]])
+    again = whole.model().predict(images, verbose=0)
+    np.testing.assert_allclose(runs.probabilities(whole.predictions), again, atol=1e-5)
+    y, p = whole.predictions["label"], runs.probabilities(whole.predictions)
+    chosen = whole.predictions["part"] == "validation"
+    loss = -np.log(p[np.arange(len(y)), y])[chosen].mean()
+    assert loss == pytest.approx(whole.history["val_loss"].min(), rel=1e-3)
+
+
+def test_metrics_have_intervals_for_both_parts(whole):
+    assert set(whole.metrics) == {"validation", "test"}
+    accuracy = whole.metrics["test"]["accuracy"]
+    rows = whole.predictions.query("part == 'test'")
+    right = runs.probabilities(rows).argmax(axis=1) == rows["label"]
+    assert accuracy["value"] == pytest.approx(right.mean(), abs=1e-6)
+    assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+
+
+def test_learning_rate_warms_up_and_decays(whole):
+    rates = whole.history["learning_rate"]
+    assert rates.max() < 1e-2
+    assert rates.iloc[-1] < 1e-4
+
+
+def test_a_finished_run_is_returned_untouched(data, whole, monkeypatch):
+    monkeypatch.setattr(training, "build", None)  # would fail if anything were trained
+    before = (whole.folder / "run.json").stat().st_mtime_ns
+    again = train(data, whole.folder)
+    assert again.info == whole.info
+    assert (whole.folder / "run.json").stat().st_mtime_ns == before
+
+
+def test_it_learns(data, tmp_path):
+    run = train(data, tmp_path / "run", profile=dataclasses.replace(SMALL, epochs=12))
+    assert run.history["loss"].iloc[-1] < 0.9 * run.history["loss"].iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "hook"), [(1, "batch"), (3, "batch"), (2, "epoch"), (4, "epoch")]
+)
+def test_a_killed_training_ends_as_an_unkilled_one(data, whole, tmp_path, epoch, hook):
+    with pytest.raises(Killed):
+        train(data, tmp_path / "run", callbacks=[KillAt(epoch, hook)])
+    assert not runs.is_complete(tmp_path / "run")
+    resumed = train(data, tmp_path / "run")
+    shown = ["epoch", "loss", "val_loss", "accuracy", "val_accuracy", "learning_rate"]
+    pd.testing.assert_frame_equal(resumed.history[shown], whole.history[shown], rtol=1e-4)
+    p, q = (runs.probabilities(r.predictions) for r in (resumed, whole))
+    np.testing.assert_allclose(p, q, atol=1e-4)
+
+
+def test_best_epoch_before_the_kill_survives_it(data, tmp_path, monkeypatch):
+    losses = iter([0.9, 0.3, 0.8, 0.7])
+    original = training._Keeper.on_epoch_end
+    monkeypatch.setattr(
+        training._Keeper,
+        "on_epoch_end",
+        lambda self, epoch, logs=None: original(self, epoch, logs | {"val_loss": next(losses)}),
+    )
+    with pytest.raises(Killed):
+        train(data, tmp_path / "run", callbacks=[KillAt(3, "epoch")])
+    progress = tmp_path / "run" / "progress"
+    kept = sorted(f.name for f in progress.glob("*.weights.h5"))
+    assert kept == ["epoch002.weights.h5", "epoch003.weights.h5"]
+    best = build("tiny", 32)
+    best.load_weights(progress / "epoch002.weights.h5")
+    run = train(data, tmp_path / "run")
+    assert run.info["best_epoch"] == 2
+    for found, expected in zip(run.model().get_weights(), best.get_weights(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_killed_after_the_last_epoch_trains_no_more(data, whole, tmp_path, monkeypatch):
+    def die(*args):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "write_run", die)
+        with pytest.raises(Killed):
+            train(data, tmp_path / "run")
+    assert len(train(data, tmp_path / "run").history) == 4
+
+
+def test_seed_matters_and_fixes(data, whole, tmp_path):
+    same, other = (train(data, tmp_path / str(s), seed=s) for s in (0, 1))
+    np.testing.assert_allclose(same.history["loss"], whole.history["loss"], rtol=1e-4)
+    assert not np.allclose(other.history["loss"], whole.history["loss"], rtol=1e-3)
+
+
+def test_other_data_or_settings_are_refused(data, whole, tmp_path):
+    parts, split = data
+    regrouped = split.assign(group="x" + split["group"])
+    with pytest.raises(RunError, match=r"split_hash.*delete that folder"):
+        training.train("tiny", parts, regrouped, SMALL, 0, whole.folder)
+    longer = dataclasses.replace(SMALL, epochs=5)
+    with pytest.raises(RunError, match="epochs: expected 5, found 4"):
+        train(data, whole.folder, profile=longer)
+    with pytest.raises(Killed):
+        train(data, tmp_path / "run", callbacks=[KillAt(1, "epoch")])
+    with pytest.raises(RunError, match="epochs: expected 5, found 4"):
+        train(data, tmp_path / "run", profile=longer)
+
+
+def test_arrays_that_are_not_those_of_the_split_are_refused(data, tmp_path):
+    parts, split = data
+    images, labels = parts["test"]
+    for wrong in ((images[:-1], labels[:-1]), (images, labels[::-1]), (images[:, :16], labels)):
+        with pytest.raises(RunError, match=r"test part.*load_parts"):
+            training.train("tiny", parts | {"test": wrong}, split, SMALL, 0, tmp_path)
+
+
+def test_divergence_is_said(data, tmp_path, monkeypatch):
+    original = training._Keeper.on_epoch_end
+    monkeypatch.setattr(
+        training._Keeper,
+        "on_epoch_end",
+        lambda self, epoch, logs=None: original(self, epoch, logs | {"val_loss": float("nan")}),
+    )
+    with pytest.raises(RunError, match="diverged"):
+        train(data, tmp_path / "run")
+
+
+def test_class_weights_balance_the_loss():
+    weights = training._class_weights(np.array([0] * 6 + [1] * 3 + [2] * 1))
+    totals = [6 * weights[0], 3 * weights[1], 1 * weights[2]]
+    assert totals == pytest.approx([10 / 3] * 3)
+    assert training._class_weights(np.array([0, 0, 2])) == pytest.approx({0: 0.75, 2: 1.5})
+
+
+def test_batches_cover_an_epoch_once_in_an_order_of_their_own(data):
+    images = data[0]["train"][0]
+    tags = np.arange(36)
+    batches = training._Batches(images, tags, 8, seed=0)
+    orders = []
+    for epoch in (0, 1, 0):
+        batches.start_epoch(epoch)
+        orders.append(np.concatenate([batches[i][1] for i in range(len(batches))]))
+    assert [sorted(o) for o in orders] == [list(range(36))] * 3
+    assert (orders[0] == orders[2]).all()
+    assert (orders[0] != orders[1]).any()
+
+
+def test_precision_follows_the_hardware(monkeypatch):
+    bf16 = dataclasses.replace(SMALL, precision="mixed_bfloat16")
+    monkeypatch.setattr(training, "_gpus", list)
+    monkeypatch.setattr(training, "_cpu_flags", lambda: {"avx2"})
+    assert training.precision(bf16) == "float32"
+    monkeypatch.setattr(training, "_cpu_flags", lambda: {"avx512_bf16"})
+    assert training.precision(bf16) == "mixed_bfloat16"
+    assert training.precision(SMALL) == "float32"
+
+
+def test_load_parts_keeps_the_order_of_the_rows(data, tmp_path):
+    from PIL import Image
+
+    parts, split = data
+    images = np.concatenate([parts[p][0] for p in PARTS])
+    for path, image in zip(split["path"], images[..., 0], strict=True):
+        Image.fromarray(image).save(tmp_path / path)
+    shuffled = split.sample(frac=1, random_state=0)
+    loaded = training.load_parts(tmp_path, shuffled, 32, tmp_path / "cache")
+    order = shuffled[shuffled["part"] == "test"].index
+    np.testing.assert_array_equal(loaded["test"][0], images[order])
+    np.testing.assert_array_equal(loaded["test"][1], split["label"][order])
+    assert (tmp_path / "cache" / "images_32.npz").exists()
