@@ -16,13 +16,14 @@ CHAPTERS = {
     "03_splitting_without_leaking": ["02_data_audit"],
     "04_pixels_to_tensors": [],
     "05_measuring_a_classifier": ["03_splitting_without_leaking"],
-    "06_custom_cnn": ["03_splitting_without_leaking"],
-    "14_mobilenetv2": ["03_splitting_without_leaking"],
-    "18_where_does_it_look": ["06_custom_cnn", "14_mobilenetv2"],
+    "06_custom_cnn": ["05_measuring_a_classifier"],
+    "14_mobilenetv2": ["06_custom_cnn"],
+    "18_where_does_it_look": ["14_mobilenetv2"],
 }
 
 OSTEO_UTILS = sorted(str(path) for path in Path("osteo_utils").rglob("*.py"))
-PAGES = sorted(str(path) for path in Path("book").rglob("*") if path.suffix in {".md", ".bib", ".css", ".js", ".svg", ".png"})
+SERVED = {".md", ".bib", ".css", ".js", ".svg"}
+PAGES = sorted(str(path) for path in Path("book").rglob("*") if path.suffix in SERVED)
 
 
 def executed(chapters):

@@ -32,8 +32,10 @@ Notebook = dict[str, Any]
 
 
 def for_the_page(notebook: Notebook) -> Notebook:
-    """Hide the cell in which papermill repeats the parameters."""
+    """Hide the cell in which papermill repeats the parameters, and what libraries mutter."""
     for cell in notebook["cells"]:
+        if "outputs" in cell:
+            cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
         tags = cell["metadata"].get("tags", [])
         if "injected-parameters" in tags:
             tags.append("remove-cell")

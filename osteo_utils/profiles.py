@@ -22,7 +22,7 @@ class Profile:
 
 PROFILES: Final = {
     "smoke": Profile("smoke", 24, 96, 64, 2, 16, (0,), 50, None, "float32"),
-    "quick": Profile("quick", 320, 256, 128, 12, 16, (0, 1, 2), 1000, None, "mixed_bfloat16"),
+    "quick": Profile("quick", 640, 256, 128, 8, 16, (0, 1, 2), 1000, None, "float32"),
     "full": Profile("full", 1000, 512, 224, 30, 32, (0, 1, 2), 2000, "imagenet", "mixed_bfloat16"),
 }
 
