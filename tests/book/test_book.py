@@ -43,7 +43,9 @@ class Visit:
     """An open page with all that it asked for and complained about."""
 
     def __init__(self, browser, viewport, scheme):
-        self.context = browser.new_context(viewport=viewport, color_scheme=scheme)
+        # Without motion nothing is caught half way through a fade.
+        look = {"color_scheme": scheme, "reduced_motion": "reduce"}
+        self.context = browser.new_context(viewport=viewport, **look)
         self.page = self.context.new_page()
         self.foreign: list[str] = []
         self.complaints: list[str] = []
