@@ -80,6 +80,14 @@ def test_source_folds_a_solution_for_every_exercise(path):
     assert sorted(exercises) == sorted(solutions)
 
 
+@each_source
+def test_source_keeps_each_solution_in_a_cell_tagged_so(path):
+    cells = read(path).cells
+    with_solution = [cell for cell in cells if "{solution" in cell.source]
+    assert all("solution" in cell.metadata.get("tags", []) for cell in with_solution)
+    assert all(cell.source.count("{solution") == 1 for cell in with_solution)
+
+
 @each_chapter
 def test_chapter_runs(chapter):
     notebook = json.loads((smoke_build() / f"notebooks/{chapter}.ipynb").read_text("utf-8"))
