@@ -395,7 +395,8 @@ def _bone(
     )
     across = np.where(o.y < 0, o.axis / o.femur_width, o.x / o.tibia_width) * 38
     wavy = across + np.float32(0.5) * mottle
-    fraction = _fraction(wavy, o.y, truth, texture, 1 / anatomy.spacing)
+    fraction, inside = np.zeros_like(o.y), femur + tibia > 0  # a third of the pixels
+    fraction[inside] = _fraction(wavy[inside], o.y[inside], truth, texture, 1 / anatomy.spacing)
     fraction *= _along(o.y, _CANCELLOUS) * (1 + np.float32(0.05) * mottle)
     mean = np.float32(truth["vertical_fraction"] + truth["horizontal_fraction"])
     roof = np.hypot((o.x - np.float32(4 * _turn(setting))) / 12, (o.y - o.bottom) / 19)
