@@ -8,7 +8,7 @@ normalised cross-correlation of the image's fine detail decides. Every file is d
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -24,6 +24,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.tree import DecisionTreeClassifier
 from tqdm import tqdm
 
+from osteo_utils.files import replace_file
 from osteo_utils.images import THREADS, Grey, ImageError, read_image
 from osteo_utils.labels import CLASS_NAMES
 
@@ -343,9 +344,8 @@ def score_against_truth(audit: Audit, truth: pd.DataFrame) -> pd.DataFrame:
 def write_audit(audit: Audit, folder: Path | str) -> None:
     """Write one csv file a table; audit.csv comes last: its presence says the audit is whole."""
     for name, field in reversed(list(zip(FILES, fields(audit), strict=True))):
-        part = Path(folder) / f"{name}.part"
-        getattr(audit, field.name).to_csv(part, index=False)
-        part.replace(part.with_suffix(""))
+        table: pd.DataFrame = getattr(audit, field.name)
+        replace_file(Path(folder) / name, partial(table.to_csv, index=False))
 
 
 def read_audit(folder: Path | str) -> Audit:

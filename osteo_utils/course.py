@@ -89,12 +89,7 @@ def audited(course: Course) -> Audit:
 
 def _same_files(left: pd.DataFrame, right: pd.DataFrame) -> bool:
     columns = ["path", "sha256"]
-    return (
-        left[columns]
-        .fillna("")
-        .reset_index(drop=True)
-        .equals(right[columns].fillna("").reset_index(drop=True))
-    )
+    return left[columns].to_numpy().tolist() == right[columns].to_numpy().tolist()
 
 
 def split(course: Course) -> pd.DataFrame:
@@ -118,13 +113,19 @@ def arrays(course: Course, image_size: int | None = None) -> "dict[str, Arrays]"
 
 def train_model(course: Course, model: str, seed: int | None = None) -> "Run":
     """Train a model in this profile, or return the run if it is already whole."""
+    return _train(course, model, [course.seed if seed is None else seed])[0]
+
+
+def _train(course: Course, model: str, seeds: "Sequence[int]") -> "list[Run]":
     from osteo_utils.runs import run_folder
     from osteo_utils.training import train
 
-    seed = course.seed if seed is None else seed
-    name = corpus_name(course.corpus)
-    folder = run_folder(course.runs, name, course.profile.name, model, seed)
-    return train(model, arrays(course), split(course), course.profile, seed, folder, corpus=name)
+    images, parts, name = arrays(course), split(course), corpus_name(course.corpus)
+    folders = [run_folder(course.runs, name, course.profile.name, model, seed) for seed in seeds]
+    return [
+        train(model, images, parts, course.profile, seed, folder, corpus=name)
+        for seed, folder in zip(seeds, folders, strict=True)
+    ]
 
 
 def trained(course: Course, model: str, seed: int | None = None) -> "Run":
@@ -144,7 +145,7 @@ def trained(course: Course, model: str, seed: int | None = None) -> "Run":
 
 def train_seeds(course: Course, model: str) -> "list[Run]":
     """The finished run of a model for every seed of the profile, trained where there is none."""
-    return [train_model(course, model, seed) for seed in course.profile.seeds]
+    return _train(course, model, course.profile.seeds)
 
 
 def scores_by_seed(

@@ -6,7 +6,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from osteo_utils.files import replace_file
 from osteo_utils.labels import CLASS_NAMES
 
 PROBABILITY_COLUMNS: Final = tuple(f"p_{name.lower()}" for name in CLASS_NAMES)
@@ -68,9 +68,9 @@ def write_run(
     """Write every file of the run, `run.json` last, and read it back with all checks."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "model.keras", lambda part: model.save(part))
-    _replace(folder / "history.csv", lambda part: history.to_csv(part, index=False))
-    _replace(folder / "predictions.csv", lambda part: predictions.to_csv(part, index=False))
+    replace_file(folder / "model.keras", lambda part: model.save(part))
+    replace_file(folder / "history.csv", lambda part: history.to_csv(part, index=False))
+    replace_file(folder / "predictions.csv", lambda part: predictions.to_csv(part, index=False))
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "run.json", info)
     return read_run(folder)
@@ -119,13 +119,7 @@ def probabilities(predictions: pd.DataFrame) -> npt.NDArray[np.float64]:
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Write JSON to a temporary name beside `file` and move it into place."""
     text = json.dumps(content, indent=2) + "\n"
-    _replace(file, lambda part: part.write_text(text, encoding="utf-8"))
-
-
-def _replace(file: Path, write: Callable[[Path], Any]) -> None:
-    part = file.with_name(f".part.{file.name}")
-    write(part)
-    part.replace(file)
+    replace_file(file, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def _read_info(file: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from osteo_utils.files import replace_file
 from osteo_utils.labels import CLASS_NAMES
 
 PARTS: Final = ("train", "validation", "test")
@@ -98,8 +99,10 @@ def write_split(split: pd.DataFrame, path: Path | str) -> str:
         )
     counts = pd.crosstab(split["part"], split["label"]).loc[list(PARTS)].T.to_dict("list")
     info = {"split_hash": digest, **split.attrs, "class_names": CLASS_NAMES, "counts": counts}
-    _replace(path.with_suffix(".json"), json.dumps(info, indent=1) + "\n")
-    _replace(path, split[list(COLUMNS)].to_csv(index=False, lineterminator="\n"))
+    text = json.dumps(info, indent=1) + "\n"
+    replace_file(path.with_suffix(".json"), lambda part: part.write_text(text, encoding="utf-8"))
+    table = split[list(COLUMNS)]
+    replace_file(path, lambda part: table.to_csv(part, index=False, lineterminator="\n"))
     return digest
 
 
@@ -122,9 +125,3 @@ def read_split(path: Path | str) -> pd.DataFrame:
             f"{expected[:12]}). Restore the file, or delete the folder and split again."
         )
     return split
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
