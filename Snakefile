@@ -4,6 +4,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from osteo_utils.profiles import get_profile, recipe
+
 PROFILE, CORPUS = config["profile"], config["corpus"]
 BUILD = f"build/{config['name']}/{PROFILE}"
 PYTHON = shlex.quote(sys.executable)
@@ -17,21 +19,65 @@ CHAPTERS = {
     "04_pixels_to_tensors": [],
     "05_measuring_a_classifier": ["03_splitting_without_leaking"],
     "06_custom_cnn": ["05_measuring_a_classifier"],
-    "14_mobilenetv2": ["06_custom_cnn"],
-    "18_where_does_it_look": ["14_mobilenetv2"],
+    "07_alexnet": ["05_measuring_a_classifier"],
+    "08_vgg16": ["05_measuring_a_classifier"],
+    "09_vgg19": ["05_measuring_a_classifier"],
+    "10_resnet50": ["05_measuring_a_classifier"],
+    "11_inceptionv3": ["05_measuring_a_classifier"],
+    "12_xception": ["05_measuring_a_classifier"],
+    "13_densenet121": ["05_measuring_a_classifier"],
+    "14_mobilenetv2": ["05_measuring_a_classifier"],
+    "15_late_fusion": ["05_measuring_a_classifier"],
+    "16_nine_pairs": ["05_measuring_a_classifier"],
+    "17_comparison": ["05_measuring_a_classifier"],
+    "18_where_does_it_look": ["03_splitting_without_leaking"],
+    "20_leakage_laboratory": ["03_splitting_without_leaking"],
+    "21_real_radiographs": ["03_splitting_without_leaking"],
 }
 
-OSTEO_UTILS = sorted(str(path) for path in Path("osteo_utils").rglob("*.py"))
+MODELS = ["custom_cnn", "alexnet", "vgg16", "vgg19", "resnet50", "inception_v3", "xception"]
+MODELS += ["densenet121", "mobilenet_v2", "late_fusion"]
+
+# A chapter, and the models whose runs it reads: trained before it, side by side.
+TRAINED = {
+    "06_custom_cnn": ["custom_cnn"],
+    "07_alexnet": ["alexnet"],
+    "08_vgg16": ["vgg16"],
+    "09_vgg19": ["vgg19", "vgg16"],
+    "10_resnet50": ["resnet50", "vgg16"],
+    "11_inceptionv3": ["inception_v3"],
+    "12_xception": ["xception", "vgg16"],
+    "13_densenet121": ["densenet121"],
+    "14_mobilenetv2": ["mobilenet_v2", "custom_cnn"],
+    "15_late_fusion": ["late_fusion", "vgg16", "inception_v3"],
+    "16_nine_pairs": MODELS,
+    "17_comparison": MODELS,
+    "18_where_does_it_look": ["custom_cnn", "mobilenet_v2"],
+}
+
+OSTEO_UTILS = sorted(str(path) for path in Path("osteo_utils").rglob("*") if path.suffix in {".py", ".js", ".css"})
+DATA = sorted(str(path) for path in Path("data").rglob("*.csv"))
 SERVED = {".md", ".bib", ".css", ".js", ".svg"}
 PAGES = sorted(str(path) for path in Path("book").rglob("*") if path.suffix in SERVED)
+RUNS = f"runs/{config['name']}/{PROFILE}"
+HALF = max(1, workflow.cores // 2)  # two jobs side by side: small networks gain little from more
+QUIET = "TF_CPP_MIN_LOG_LEVEL=3 PYDEVD_DISABLE_FILE_VALIDATION=1"
+WITH_THREADS = "OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads} TF_NUM_INTRAOP_THREADS={threads}"
+WITH_THREADS += f" TF_NUM_INTEROP_THREADS=1 {QUIET}"
 
 
 def executed(chapters):
     return [f"{BUILD}/notebooks/{chapter}.ipynb" for chapter in chapters]
 
 
+def runs_of(models):
+    seeds = {model: recipe(get_profile(PROFILE), model).seeds for model in models}
+    return [f"{RUNS}/{model}/seed{seed}/run.json" for model in models for seed in seeds[model]]
+
+
 wildcard_constraints:
     chapter="|".join(CHAPTERS),
+    model="|".join(MODELS),
 
 
 rule book:
@@ -55,7 +101,9 @@ rule chapter:
         f"{BUILD}/corpus.txt",
         "book/execute.py",
         OSTEO_UTILS,
+        DATA,
         lambda wildcards: executed(CHAPTERS[wildcards.chapter]),
+        lambda wildcards: runs_of(TRAINED.get(wildcards.chapter, [])),
         notebook="notebooks/{chapter}.ipynb",
     output:
         f"{BUILD}/notebooks/{{chapter}}.ipynb",
@@ -63,12 +111,28 @@ rule chapter:
         f"{BUILD}/logs/{{chapter}}.log",
     params:
         corpus=CORPUS,
-    threads: max(1, workflow.cores // 2)  # two chapters side by side; small networks gain little from more
+    threads: HALF
     priority: 1
     shell:
-        "OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads} TF_NUM_INTRAOP_THREADS={threads}"
-        " TF_NUM_INTEROP_THREADS=1 TF_CPP_MIN_LOG_LEVEL=3 PYDEVD_DISABLE_FILE_VALIDATION=1"
-        " {PYTHON} book/execute.py {input.notebook} {output} {PROFILE} {params.corpus:q} 2> {log}"
+        WITH_THREADS + " {PYTHON} book/execute.py {input.notebook} {output} {PROFILE} {params.corpus:q} 2> {log}"
+
+
+rule train:
+    # A finished run is kept, whatever is newer: it belongs to a split, which is never made twice.
+    input:
+        ancient(f"{BUILD}/corpus.txt"),
+        ancient(executed(["03_splitting_without_leaking"])),
+    output:
+        f"{RUNS}/{{model}}/seed{{seed}}/run.json",
+    log:
+        f"{BUILD}/logs/{{model}}-seed{{seed}}.log",
+    params:
+        corpus=CORPUS,
+    threads: workflow.cores if PROFILE == "full" else HALF  # one at a time on one GPU
+    priority: 2
+    shell:
+        WITH_THREADS + " {PYTHON} book/train.py {PROFILE} {params.corpus:q} {wildcards.model}"
+        " {wildcards.seed} 2> {log} || (tail -n 20 {log}; exit 1)"
 
 
 rule browser_libraries:
@@ -98,7 +162,7 @@ rule html:
         html=f"{BUILD}/html",
     shell:
         # Always the whole book from nothing: seconds, and never a stale page.
-        "{PYTHON} book/stage.py {params.site} {input.vendor} {input.chapters}"
+        "{PYTHON} book/stage.py {params.site} {input.vendor} {RUNS} {input.chapters}"
         " && ({JUPYTER_BOOK} build {params.site} -W -n --keep-going -q > {log} 2>&1"
         " || (tail -n 40 {log}; exit 1))"
         " && rm -rf {params.html} && mv {params.site}/_build/html {params.html}"

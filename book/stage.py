@@ -1,6 +1,6 @@
 """Lay out the sources of the book in one folder: pages, executed chapters, browser libraries.
 
-python book/stage.py SITE VENDOR EXECUTED.ipynb...
+python book/stage.py SITE VENDOR RUNS EXECUTED.ipynb...
 """
 
 import json
@@ -24,6 +24,14 @@ the seconds of a second build are fewer.
 | chapter | seconds | code cells |
 |---|--:|--:|
 {rows}
+
+## Trainings
+
+The seconds are those in which the network learned, without starting up and loading.
+
+| model | seed | image size, px | weights | parameters | epochs | seconds | precision | device |
+|---|--:|--:|---|--:|--:|--:|---|---|
+{trainings}
 
 Python {python}, {versions}, on {machine}.
 """
@@ -55,7 +63,15 @@ def status_row(name: str, notebook: Notebook) -> str:
     return f"| [{title(notebook)}](../notebooks/{name}.ipynb) | {seconds:.0f} | {code} |"
 
 
-def status_page(notebooks: dict[str, Notebook]) -> str:
+def training_row(record: Path) -> str:
+    """One line of the table of trainings, from a run's own record."""
+    info = json.loads(record.read_text("utf-8"))
+    cells = [info["model"], info["seed"], info["image_size"], info["weights"] or "from scratch"]
+    cells += [f"{info['parameters']:,}", info["epochs_run"], f"{info['seconds']:.0f}"]
+    return f"| {' | '.join(map(str, [*cells, info['precision'], info['device']]))} |"
+
+
+def status_page(notebooks: dict[str, Notebook], runs: Path) -> str:
     """What was executed, how long it took and with which versions."""
     parameters = next(iter(notebooks.values()))["metadata"]["papermill"]["parameters"]
     return STATUS.format(
@@ -63,6 +79,9 @@ def status_page(notebooks: dict[str, Notebook]) -> str:
         profile=parameters["profile"],
         corpus=Path(parameters["corpus"]).stem,
         rows="\n".join(status_row(*item) for item in notebooks.items()),
+        trainings="\n".join(
+            map(training_row, sorted(f.parent for f in runs.glob("*/seed*/run.json")))
+        ),
         python=platform.python_version(),
         versions=", ".join(f"{name} {version(name)}" for name in VERSIONS),
         machine=f"{platform.system()} {platform.machine()}",
@@ -71,8 +90,8 @@ def status_page(notebooks: dict[str, Notebook]) -> str:
 
 def main() -> None:
     """Fill SITE from nothing."""
-    site, vendor = Path(sys.argv[1]), Path(sys.argv[2])
-    executed = {Path(name).stem: json.loads(Path(name).read_text("utf-8")) for name in sys.argv[3:]}
+    site, vendor, runs = map(Path, sys.argv[1:4])
+    executed = {Path(name).stem: json.loads(Path(name).read_text("utf-8")) for name in sys.argv[4:]}
     shutil.rmtree(site, ignore_errors=True)
     shutil.copytree(ROOT / "book", site / "book", ignore=shutil.ignore_patterns("*.py", "*.json"))
     shutil.copytree(vendor, site / "book/assets/vendor")
@@ -82,7 +101,7 @@ def main() -> None:
     for name, notebook in executed.items():
         text = json.dumps(for_the_page(notebook), ensure_ascii=False)
         (site / "notebooks" / f"{name}.ipynb").write_text(text, "utf-8")
-    (site / "book/status.md").write_text(status_page(executed), "utf-8")
+    (site / "book/status.md").write_text(status_page(executed, runs), "utf-8")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pandas as pd
 from osteo_utils.audit import Audit, audit, read_audit, write_audit
 from osteo_utils.corpus import corpus_name, list_corpus, open_corpus
 from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.profiles import Profile, get_profile
+from osteo_utils.profiles import Profile, get_profile, recipe
 from osteo_utils.splits import make_split, read_split, split_hash, write_split
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ class Course:
     def folder(self) -> Path:
         """Where the audit, the split and the run folders of this corpus and profile are."""
         return self.runs / corpus_name(self.corpus) / self.profile.name
+
+    def recipe(self, model: str) -> Profile:
+        """The profile as this model is trained in it: its own image size, epochs and seeds."""
+        return recipe(self.profile, model)
 
 
 def open_course(
@@ -120,10 +124,11 @@ def _train(course: Course, model: str, seeds: "Sequence[int]") -> "list[Run]":
     from osteo_utils.runs import run_folder
     from osteo_utils.training import train
 
-    images, parts, name = arrays(course), split(course), corpus_name(course.corpus)
+    settings, parts, name = course.recipe(model), split(course), corpus_name(course.corpus)
+    images = arrays(course, settings.image_size)
     folders = [run_folder(course.runs, name, course.profile.name, model, seed) for seed in seeds]
     return [
-        train(model, images, parts, course.profile, seed, folder, corpus=name)
+        train(model, images, parts, settings, seed, folder, corpus=name)
         for seed, folder in zip(seeds, folders, strict=True)
     ]
 
@@ -145,7 +150,7 @@ def trained(course: Course, model: str, seed: int | None = None) -> "Run":
 
 def train_seeds(course: Course, model: str) -> "list[Run]":
     """The finished run of a model for every seed of the profile, trained where there is none."""
-    return _train(course, model, course.profile.seeds)
+    return _train(course, model, course.recipe(model).seeds)
 
 
 def scores_by_seed(

@@ -1,7 +1,7 @@
 """The registry of architectures and one way to build each: flat, uint8 grey in, softmax out.
 
 Augmentation and preprocessing are layers of the model, so a saved `.keras` file takes the pixels of
-a radiograph as they are and needs no custom object. The backbone is built on the tensor of the
+a radiograph as they are and needs no custom object. A backbone is built on the tensor of the
 layers before it, never nested, so that `model.get_layer("Conv_1")` and Grad-CAM work directly.
 Any Keras backend will do.
 """
@@ -9,19 +9,38 @@ Any Keras backend will do.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import keras
+import numpy as np
 from keras import layers
 
 from osteo_utils.labels import CLASS_NAMES
 
 Tensor = Any  # a symbolic tensor of whichever backend Keras runs on
 Weights = Literal["imagenet"] | None
+Preprocessing = Literal["0..1", "-1..1", "bgr", "imagenet"]
 
 MOBILENET_WIDTH_FROM_SCRATCH: Final = 0.35
+
+_IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])  # red, green, blue of 0..1 photographs
+_IMAGENET_SPREAD = np.array([0.229, 0.224, 0.225])
+# Scale and offset that take grey levels from 0..1 to what the weights were trained on.
+PREPROCESSING: Final[dict[str, tuple[Any, Any]]] = {
+    "0..1": (1.0, 0.0),
+    "-1..1": (2.0, -1.0),
+    "bgr": (255.0, [-103.939, -116.779, -123.68]),  # as Caffe: blue first, mean subtracted
+    "imagenet": (
+        (1 / _IMAGENET_SPREAD).tolist(),
+        (-_IMAGENET_MEAN / _IMAGENET_SPREAD).tolist(),
+    ),
+}
+
+
+def _pooled(maps: Tensor) -> Tensor:
+    return layers.GlobalAveragePooling2D(name="pooled")(maps)
 
 
 @dataclass(frozen=True)
@@ -31,7 +50,7 @@ class Architecture:
     name: str
     title: str
     backbone: Callable[[Tensor, Weights], Tensor]  # preprocessed images to feature maps
-    preprocessing: Literal["0..1", "-1..1"]  # range that the backbone expects
+    preprocessing: Preprocessing  # of what the backbone expects; a key of PREPROCESSING
     channels: int  # of its input: 1 grey, 3 grey repeated
     native_size: int
     min_size: int
@@ -39,7 +58,12 @@ class Architecture:
     learning_rate: float  # peak, from scratch
     year: int
     paper: str  # key in book/references.bib
+    parameters: int = 0  # as published, with its own classifier of 1,000 classes
     pretrained: bool = False  # whether ImageNet weights exist
+    fine_tuned_from: str = ""  # the first layer that moves in the second stage of transfer
+    summary: Callable[[Tensor], Tensor] = _pooled  # feature maps to one vector an image
+    members: tuple[str, ...] = ()  # of a fusion: the backbones whose vectors are joined
+    hidden: int = 0  # units between the vector and the logits
 
 
 def build(
@@ -51,10 +75,12 @@ def build(
 ) -> keras.Model:
     """A new model: uint8 (n, size, size, 1) in, float32 probabilities (n, 3) out.
 
-    Layers: "radiograph", augmentation (in training alone), preprocessing, backbone, global average
-    pooling, dropout, "logits" and "probabilities" (both float32). `seed` fixes the initial weights
-    and the augmentation. `precision` is the Keras dtype policy of the backbone. Apply the model by
-    `predict`, or call it with `training=False`: Keras' augmentation layers are on by default.
+    Layers: "radiograph", augmentation (in training alone), preprocessing, backbone, one vector an
+    image ("pooled", of a fusion "fused"), dropout, "logits" and "probabilities" (both float32).
+    `name` is one of ARCHITECTURES, or two backbones joined by "+" (`fusion`). `seed` fixes the
+    initial weights and the augmentation. `precision` is the Keras dtype policy of the backbone.
+    Apply the model by `predict`, or call it with `training=False`: Keras' augmentation layers are
+    on by default.
     Raises `ValueError` for an unknown name, too small a size, or weights that cannot be had.
     """
     architecture = get_architecture(name)
@@ -62,16 +88,59 @@ def build(
     keras.utils.set_random_seed(seed)
     with _policy(precision):
         inputs = keras.Input((image_size, image_size, 1), dtype="uint8", name="radiograph")
-        x = _preprocess(_augment(inputs, seed), architecture)
-        features = _backbone(architecture, x, weights)
-        return keras.Model(inputs, _head(features), name=name)
+        vector = _vector(architecture, _augment(inputs, seed), weights)
+        model = keras.Model(inputs, _head(vector, architecture.hidden), name=name)
+    if weights is None:
+        _quicken_batch_norm(model)
+    return model
 
 
 def get_architecture(name: str) -> Architecture:
-    """The architecture of that name; `ValueError` names the choices."""
-    if name not in ARCHITECTURES:
-        raise ValueError(f"model: expected one of {', '.join(ARCHITECTURES)}, found {name!r}")
-    return ARCHITECTURES[name]
+    """The architecture of that name, or the fusion of "a+b"; `ValueError` names the choices."""
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    if "+" in name:
+        return fusion(*name.split("+"))
+    raise ValueError(f"model: expected one of {', '.join(ARCHITECTURES)}, found {name!r}")
+
+
+def fusion(*members: str) -> Architecture:
+    """Feature-level fusion: the pooled vectors of several backbones joined before the classifier.
+
+    The layers of each member carry its name as a prefix. `ValueError` for fewer than two members,
+    the same one twice, or a member that is itself a fusion.
+    """
+    parts = [get_architecture(member) for member in members]
+    if len(set(members)) < 2 or len(set(members)) < len(members) or any(p.members for p in parts):
+        raise ValueError(f"fusion: expected two or more different backbones, found {members}")
+    return Architecture(
+        name="+".join(members),
+        title=" + ".join(part.title for part in parts) + " (fused)",
+        backbone=_of_members,
+        preprocessing=parts[0].preprocessing,
+        channels=parts[0].channels,
+        native_size=max(part.native_size for part in parts),
+        min_size=max(part.min_size for part in parts),
+        last_conv=f"{members[0]}_{parts[0].last_conv}",
+        learning_rate=min(part.learning_rate for part in parts),
+        year=max(part.year for part in parts),
+        paper=parts[0].paper,
+        pretrained=all(part.pretrained for part in parts),
+        members=members,
+        hidden=256,
+    )
+
+
+def last_conv_layers(name: str) -> dict[str, str]:
+    """The layer that Grad-CAM weighs, by branch: one entry, or one for each member of a fusion."""
+    architecture = get_architecture(name)
+    if not architecture.members:
+        return {name: architecture.last_conv}
+    return {m: f"{m}_{get_architecture(m).last_conv}" for m in architecture.members}
+
+
+def _of_members(x: Tensor, weights: Weights) -> Tensor:
+    raise NotImplementedError("a fusion has no backbone of its own: build its members")
 
 
 def _check(architecture: Architecture, image_size: int, weights: Weights) -> None:
@@ -104,20 +173,43 @@ def _augment(x: Tensor, seed: int) -> Tensor:
     return x
 
 
-def _preprocess(x: Tensor, architecture: Architecture) -> Tensor:
-    """From 0..1 to the range and the channels that the backbone expects."""
-    if architecture.preprocessing == "-1..1":
-        x = layers.Rescaling(2.0, offset=-1.0, dtype="float32", name="preprocessing")(x)
+def _vector(architecture: Architecture, x: Tensor, weights: Weights) -> Tensor:
+    """One vector an image, of a fusion the joined vectors of its members."""
+    if not architecture.members:
+        ready = _preprocess(x, architecture, weights)
+        return architecture.summary(_backbone(architecture, ready, weights))
+    vectors = [_prefixed(get_architecture(m), x, weights) for m in architecture.members]
+    return layers.Concatenate(name="fused")(vectors)
+
+
+def _prefixed(member: Architecture, x: Tensor, weights: Weights) -> Tensor:
+    """The vector of one member, the layers behind it named after it."""
+    vector = _vector(member, x, weights)
+    for layer in keras.Model(x, vector).layers:
+        if not isinstance(layer, layers.InputLayer):
+            layer.name = f"{member.name}_{layer.name}"
+    return vector
+
+
+def _preprocess(x: Tensor, architecture: Architecture, weights: Weights) -> Tensor:
+    """From 0..1 to the channels and the range that the backbone expects.
+
+    From scratch nothing is expected, and each image is standardised on top (mean 0, deviation 1):
+    exposure says nothing about bone.
+    """
+    scale, offset = PREPROCESSING[architecture.preprocessing]
     if architecture.channels == 3:
         x = layers.Concatenate(dtype="float32", name="grey_to_rgb")([x, x, x])
-    return x
+    x = layers.Rescaling(scale, offset, dtype="float32", name="preprocessing")(x)
+    if weights:
+        return x
+    options = {"center": False, "scale": False, "dtype": "float32"}
+    return layers.GroupNormalization(1, name="standardised", **options)(x)
 
 
 def _backbone(architecture: Architecture, x: Tensor, weights: Weights) -> Tensor:
-    features = architecture.backbone(x, weights)
-    if weights is None:
-        _quicken_batch_norm(keras.Model(keras.utils.get_source_inputs(features), features))
-    return features
+    with _explained_download(architecture.title):
+        return architecture.backbone(x, weights)
 
 
 def _quicken_batch_norm(model: keras.Model) -> None:
@@ -127,19 +219,16 @@ def _quicken_batch_norm(model: keras.Model) -> None:
             layer.momentum = 0.9
 
 
-def _head(features: Tensor) -> Tensor:
-    x = layers.GlobalAveragePooling2D(name="pooled")(features)
-    x = layers.Dropout(0.2, name="dropout")(x)
+def _head(vector: Tensor, hidden: int) -> Tensor:
+    x = layers.Dropout(0.2, name="dropout")(vector)
+    if hidden:
+        x = layers.Dense(hidden, activation="relu", name="hidden")(x)
     x = layers.Dense(len(CLASS_NAMES), dtype="float32", name="logits")(x)
     return layers.Activation("softmax", dtype="float32", name="probabilities")(x)
 
 
 def _custom_cnn(x: Tensor, weights: Weights) -> Tensor:
-    """Blocks of convolution, batch norm and ReLU, each on half the side: 0.4 M parameters.
-
-    Each image is standardised first (mean 0, deviation 1), since exposure says nothing about bone.
-    """
-    x = layers.GroupNormalization(1, center=False, scale=False, dtype="float32", name="standard")(x)
+    """Blocks of convolution, batch norm and ReLU, each on half the side: 0.4 M parameters."""
     for block, filters in enumerate((16, 32, 64, 128, 256), start=1):
         if block > 1:
             x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
@@ -149,13 +238,64 @@ def _custom_cnn(x: Tensor, weights: Weights) -> Tensor:
     return x
 
 
+def alexnet_maps(x: Tensor, batch_norm: bool = False) -> Tensor:
+    """The five convolutions of AlexNet in one tower (Krizhevsky et al. 2012; Krizhevsky 2014).
+
+    At 227 px the last has 13 x 13 maps. Local response normalisation, of little use even then
+    (Simonyan & Zisserman 2015), is left out; `batch_norm` puts batch norm after each convolution.
+    """
+    shapes = (
+        (96, 11, 4, "valid"),
+        (256, 5, 1, "same"),
+        *((n, 3, 1, "same") for n in (384, 384, 256)),
+    )
+    for number, (filters, side, stride, padding) in enumerate(shapes, start=1):
+        if number in (2, 3):
+            x = layers.MaxPooling2D(3, 2, name=f"pool{number - 1}")(x)
+        bias = not batch_norm
+        x = layers.Conv2D(filters, side, stride, padding, use_bias=bias, name=f"conv{number}")(x)
+        x = layers.BatchNormalization(name=f"conv{number}_bn")(x) if batch_norm else x
+        x = layers.ReLU(name=f"conv{number}_relu")(x)
+    return x
+
+
+def alexnet_vector(maps: Tensor, width: int = 4096, batch_norm: bool = False) -> Tensor:
+    """The last pooling and the two dense layers of AlexNet, `width` units each."""
+    x = layers.MaxPooling2D(3, 2, name="pool5")(maps)
+    x = layers.Flatten(name="flattened")(x)
+    for number in (6, 7):
+        x = layers.Dropout(0.5, name=f"dropout{number}")(x)
+        x = layers.Dense(width, use_bias=not batch_norm, name=f"dense{number}")(x)
+        x = layers.BatchNormalization(name=f"dense{number}_bn")(x) if batch_norm else x
+        x = layers.ReLU(name=f"dense{number}_relu")(x)
+    return x
+
+
+def _alexnet(x: Tensor, weights: Weights) -> Tensor:
+    return alexnet_maps(x, batch_norm=True)
+
+
+def _alexnet_summary(maps: Tensor) -> Tensor:
+    """Narrower than published: 4,096 units would hold most of 58 million weights for 3 classes."""
+    return alexnet_vector(maps, width=1024, batch_norm=True)
+
+
 def _mobilenet_v2(x: Tensor, weights: Weights) -> Tensor:
     """Full width for transfer; from scratch a width that hundreds of images can still fill."""
     alpha = 1.0 if weights else MOBILENET_WIDTH_FROM_SCRATCH
-    with _explained_download("MobileNetV2"):
-        return keras.applications.MobileNetV2(
-            input_tensor=x, alpha=alpha, include_top=False, weights=weights
-        ).output
+    return keras.applications.MobileNetV2(
+        input_tensor=x, alpha=alpha, include_top=False, weights=weights
+    ).output
+
+
+def _application(class_name: str) -> Callable[[Tensor, Weights], Tensor]:
+    """A backbone of `keras.applications`, without its top, on the tensor before it."""
+
+    def backbone(x: Tensor, weights: Weights) -> Tensor:
+        application = getattr(keras.applications, class_name)
+        return application(input_tensor=x, include_top=False, weights=weights).output
+
+    return backbone
 
 
 @contextmanager
@@ -184,35 +324,152 @@ def _policy(name: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-ARCHITECTURES: Final = {
-    a.name: a
-    for a in (
-        Architecture(
-            name="custom_cnn",
-            title="Custom CNN",
-            backbone=_custom_cnn,
-            preprocessing="0..1",
-            channels=1,
-            native_size=128,
-            min_size=32,
-            last_conv="block5_relu",
-            learning_rate=2e-3,
-            year=2015,
-            paper="ioffe2015",
-        ),
-        Architecture(
-            name="mobilenet_v2",
-            title="MobileNetV2",
-            backbone=_mobilenet_v2,
-            preprocessing="-1..1",
-            channels=3,
-            native_size=224,
-            min_size=32,
-            last_conv="out_relu",
-            learning_rate=5e-3,
-            year=2018,
-            paper="sandler2018",
-            pretrained=True,
-        ),
-    )
-}
+def _registry(*architectures: Architecture) -> dict[str, Architecture]:
+    return {architecture.name: architecture for architecture in architectures}
+
+
+ARCHITECTURES: Final = _registry(
+    Architecture(
+        name="custom_cnn",
+        title="Custom CNN",
+        backbone=_custom_cnn,
+        preprocessing="0..1",
+        channels=1,
+        native_size=128,
+        min_size=32,
+        last_conv="block5_relu",
+        learning_rate=2e-3,
+        year=2015,
+        paper="ioffe2015",
+    ),
+    Architecture(
+        name="alexnet",
+        title="AlexNet",
+        backbone=_alexnet,
+        summary=_alexnet_summary,
+        preprocessing="0..1",
+        channels=3,
+        native_size=227,
+        min_size=67,
+        last_conv="conv5_relu",
+        learning_rate=1e-3,
+        year=2012,
+        paper="krizhevsky2012",
+        parameters=62_378_344,
+    ),
+    Architecture(
+        name="vgg16",
+        title="VGG16",
+        backbone=_application("VGG16"),
+        preprocessing="bgr",
+        channels=3,
+        native_size=224,
+        min_size=32,
+        last_conv="block5_conv3",
+        learning_rate=2e-4,
+        year=2014,
+        paper="simonyan2015",
+        parameters=138_357_544,
+        pretrained=True,
+        fine_tuned_from="block5_conv1",
+    ),
+    Architecture(
+        name="vgg19",
+        title="VGG19",
+        backbone=_application("VGG19"),
+        preprocessing="bgr",
+        channels=3,
+        native_size=224,
+        min_size=32,
+        last_conv="block5_conv4",
+        learning_rate=2e-4,
+        year=2014,
+        paper="simonyan2015",
+        parameters=143_667_240,
+        pretrained=True,
+        fine_tuned_from="block5_conv1",
+    ),
+    Architecture(
+        name="resnet50",
+        title="ResNet50",
+        backbone=_application("ResNet50"),
+        preprocessing="bgr",
+        channels=3,
+        native_size=224,
+        min_size=32,
+        last_conv="conv5_block3_out",
+        learning_rate=2e-3,
+        year=2015,
+        paper="he2016",
+        parameters=25_636_712,
+        pretrained=True,
+        fine_tuned_from="conv5_block1_1_conv",
+    ),
+    Architecture(
+        name="inception_v3",
+        title="InceptionV3",
+        backbone=_application("InceptionV3"),
+        preprocessing="-1..1",
+        channels=3,
+        native_size=299,
+        min_size=75,
+        last_conv="mixed10",
+        learning_rate=2e-3,
+        year=2015,
+        paper="szegedy2016",
+        parameters=23_851_784,
+        pretrained=True,
+        fine_tuned_from="mixed8",
+    ),
+    Architecture(
+        name="xception",
+        title="Xception",
+        backbone=_application("Xception"),
+        preprocessing="-1..1",
+        channels=3,
+        native_size=299,
+        min_size=71,
+        last_conv="block14_sepconv2_act",
+        learning_rate=2e-3,
+        year=2017,
+        paper="chollet2017",
+        parameters=22_910_480,
+        pretrained=True,
+        fine_tuned_from="block13_sepconv1_act",
+    ),
+    Architecture(
+        name="densenet121",
+        title="DenseNet121",
+        backbone=_application("DenseNet121"),
+        preprocessing="imagenet",
+        channels=3,
+        native_size=224,
+        min_size=32,
+        last_conv="relu",
+        learning_rate=2e-3,
+        year=2017,
+        paper="huang2017",
+        parameters=8_062_504,
+        pretrained=True,
+        fine_tuned_from="conv5_block1_0_bn",
+    ),
+    Architecture(
+        name="mobilenet_v2",
+        title="MobileNetV2",
+        backbone=_mobilenet_v2,
+        preprocessing="-1..1",
+        channels=3,
+        native_size=224,
+        min_size=32,
+        last_conv="out_relu",
+        learning_rate=5e-3,
+        year=2018,
+        paper="sandler2018",
+        parameters=3_538_984,
+        pretrained=True,
+        fine_tuned_from="block_14_expand",
+    ),
+)
+ARCHITECTURES["late_fusion"] = replace(
+    fusion("vgg16", "inception_v3"), name="late_fusion", title="Late Fusion"
+)

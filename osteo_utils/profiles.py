@@ -1,7 +1,7 @@
 """Smoke, quick and full: how big, how long and how careful one run of the course is."""
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 
 @dataclass(frozen=True)
@@ -12,12 +12,13 @@ class Profile:
     patients: int
     corpus_size: int  # side of the phantom radiographs on disk
     image_size: int  # side of what the networks see
-    epochs: int
+    epochs: int  # from scratch, or of fine-tuning
     batch_size: int
     seeds: tuple[int, ...]  # training seeds of each model
     resamples: int  # bootstrap resamples behind each interval
     weights: Literal["imagenet"] | None
     precision: Literal["float32", "mixed_bfloat16"]
+    head_epochs: int = 40  # of the first stage of transfer, on cached features
 
 
 PROFILES: Final = {
@@ -32,3 +33,22 @@ def get_profile(name: str) -> Profile:
     if name not in PROFILES:
         raise ValueError(f"profile: expected one of {', '.join(PROFILES)}, found {name!r}")
     return PROFILES[name]
+
+
+# What one model does otherwise than its profile. Smoke: the least size a network takes. Quick:
+# what two cores can train within the time of a build (measured; see benchmarks/bench_training.py).
+RECIPES: Final[dict[str, dict[str, dict[str, Any]]]] = {
+    "smoke": {
+        "alexnet": {"image_size": 67},
+        "inception_v3": {"image_size": 75},
+        "xception": {"image_size": 71},
+        "late_fusion": {"image_size": 75},
+    },
+    "quick": {},
+    "full": {},
+}
+
+
+def recipe(profile: Profile, model: str) -> Profile:
+    """The profile with the image size, epochs, seeds and precision that this model needs in it."""
+    return replace(profile, **RECIPES[profile.name].get(model, {}))

@@ -1,16 +1,22 @@
 """Fit a model and write its run folder; a killed training goes on where it stopped.
 
+From scratch all layers learn at once. With ImageNet weights there are two stages: first the head,
+on features that the frozen backbone computes once; then head and upper layers together at a low
+rate, batch norm frozen throughout.
+
 Fixed by the seed: initial weights, dropout, augmentation and, by seed and epoch, the order of the
 images, so a resumed training sees what an unkilled one would. Not fixed: the last digits, since
 sums on many threads and on GPUs are not always added in one order; and other machines, precisions
 and library versions, which give other, equally good, models.
 """
 
+import hashlib
 import json
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,9 +28,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from osteo_utils.evaluate import bootstrap
+from osteo_utils.files import replace_file
 from osteo_utils.images import load_arrays
 from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.models import build, get_architecture
+from osteo_utils.models import Architecture, build, get_architecture
 from osteo_utils.profiles import Profile
 from osteo_utils.runs import (
     PROBABILITY_COLUMNS,
@@ -39,9 +46,13 @@ from osteo_utils.runs import (
 from osteo_utils.splits import PARTS, split_hash
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+Features = dict[str, npt.NDArray[np.float32]]
 
 _WARM_UP: Final = 0.1  # share of the steps in which the learning rate rises
 _WEIGHT_DECAY: Final = 1e-4
+_HEAD_RATE: Final = 1e-3
+_FINE_TUNING_RATE: Final = 5e-5
+_HEAD_BATCH: Final = 32
 _PACKAGES: Final = ("keras", "tensorflow", "numpy", "pandas", "scikit-learn")
 
 
@@ -71,13 +82,15 @@ def train(
 ) -> Run:
     """The run of `name` on `parts` in `folder`: read if whole, resumed if begun, else trained.
 
-    Trains on the train part for `profile.epochs`, keeps the epoch of lowest validation loss, and
+    Trains on the train part for `profile.epochs` (with ImageNet weights after
+    `profile.head_epochs` of the head alone), keeps the epoch of lowest validation loss, and
     predicts validation and test once, at the end; no choice ever looks at the test part.
     Raises `RunError` if `folder` holds work on another split or with other settings.
     """
     folder = Path(folder)
     _check_parts(parts, split, profile.image_size, folder)
     settings = _settings(name, split, profile, seed, corpus)
+    profile = replace(profile, weights=settings["weights"])
     if is_complete(folder):
         run = read_run(folder)
         _check_settings(run.info, settings, folder)
@@ -102,7 +115,7 @@ def _best_model(name: str, profile: Profile, seed: int, progress: Path) -> keras
             f"{progress.parent}: expected a validation loss that is a number in some epoch, found "
             f"none; the training of {name} diverged: lower its learning rate and delete the folder"
         )
-    model = build(name, profile.image_size, None, seed)
+    model = build(name, profile.image_size, profile.weights, seed)
     model.load_weights(progress / file)
     return model
 
@@ -140,6 +153,7 @@ def _settings(
 ) -> dict[str, Any]:
     """Everything that decides what a training is; two trainings that differ here never mix."""
     architecture = get_architecture(name)
+    transfer = profile.weights and architecture.pretrained
     return {
         "class_names": list(CLASS_NAMES),
         "model": name,
@@ -149,10 +163,11 @@ def _settings(
         "split_hash": split_hash(split),
         "corpus": corpus,
         "profile": profile.name,
-        "weights": profile.weights,
+        "weights": profile.weights if transfer else None,
         "epochs": profile.epochs,
+        "head_epochs": profile.head_epochs if transfer else 0,
         "batch_size": profile.batch_size,
-        "learning_rate": architecture.learning_rate,
+        "learning_rate": _FINE_TUNING_RATE if transfer else architecture.learning_rate,
     }
 
 
@@ -178,10 +193,10 @@ def _begin(progress: Path, settings: dict[str, Any]) -> Path:
 
 
 def _state(progress: Path) -> dict[str, Any]:
-    """What is done so far: names of the latest and the best weights, and the history."""
+    """What is done so far: names of the head's, the latest and the best weights, the history."""
     file = progress / "state.json"
     if not file.exists():
-        return {"latest": None, "best": None, "history": []}
+        return {"head": None, "latest": None, "best": None, "history": []}
     state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return state
 
@@ -196,22 +211,134 @@ def _fit(
 ) -> pd.DataFrame:
     images, labels = parts["train"]
     batches = _Batches(images, labels, profile.batch_size, settings["seed"])
+    if settings["weights"]:
+        _train_head(model, parts, settings, progress)
+        freeze(model, get_architecture(settings["model"]))
     _compile(model, settings["learning_rate"], len(batches) * profile.epochs)
     keeper = _Keeper(progress, batches)
-    if keeper.state["latest"]:
-        model.load_weights(progress / keeper.state["latest"])
+    if begun := keeper.state["latest"]:
+        model.load_weights(progress / begun)
     model.fit(
         batches,
         validation_data=parts["validation"],
         validation_batch_size=profile.batch_size,
-        initial_epoch=len(keeper.state["history"]),
+        initial_epoch=len(keeper.state["history"]) - settings["head_epochs"],
         epochs=profile.epochs,
         class_weight=_class_weights(labels),
         shuffle=False,  # the batches shuffle themselves, the same way after a kill
         callbacks=[keeper, *callbacks],
-        verbose=1 if sys.stdout.isatty() else 0,
+        verbose=_verbose(),
     )
     return pd.DataFrame(keeper.state["history"])
+
+
+def _verbose() -> int:
+    return 1 if sys.stdout.isatty() else 0
+
+
+def _train_head(
+    model: keras.Model, parts: Mapping[str, Arrays], settings: Mapping[str, Any], progress: Path
+) -> None:
+    """First stage: the layers behind the features learn, from features computed once."""
+    state = _state(progress)
+    if state["head"] is None:
+        head, features = head_of(model), _cached_features(model, parts, settings, progress)
+        optimizer = keras.optimizers.Adam(_HEAD_RATE)
+        head.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+        best = _Best()
+        fitted = head.fit(
+            features["train"],
+            parts["train"][1],
+            _HEAD_BATCH,
+            settings["head_epochs"],
+            validation_data=(features["validation"], parts["validation"][1]),
+            class_weight=_class_weights(parts["train"][1]),
+            callbacks=[best],
+            verbose=_verbose(),
+        )
+        head.set_weights(best.weights)
+        file = "head.weights.h5"
+        model.save_weights(progress / file)
+        history = _rows_of_head(fitted.history, best.seconds)
+        state = {"head": file, "latest": None, "best": file, "history": history}
+        write_json(progress / "state.json", state)
+    model.load_weights(progress / state["head"])
+
+
+def _rows_of_head(
+    history: Mapping[str, list[float]], seconds: Sequence[float]
+) -> list[dict[Any, Any]]:
+    rows = pd.DataFrame(history).astype(float).assign(learning_rate=_HEAD_RATE, seconds=seconds)
+    rows.insert(0, "epoch", range(1, len(rows) + 1))
+    return rows.assign(stage="head").to_dict("records")
+
+
+def head_of(model: keras.Model) -> keras.Model:
+    """What follows the features as a model of its own, on the same weights: vector in."""
+    first = model.get_layer("dropout")
+    x = inputs = keras.Input(first.input.shape[1:], name="features")
+    for layer in model.layers[model.layers.index(first) :]:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+def features_of(
+    model: keras.Model, images: npt.NDArray[np.uint8], batch_size: int = 32
+) -> npt.NDArray[np.float32]:
+    """The vector before the head for each image, float32 (n, features), without augmentation."""
+    below = keras.Model(model.input, model.get_layer("dropout").input)
+    return np.asarray(below.predict(images, batch_size, verbose=_verbose()), dtype=np.float32)
+
+
+def _cached_features(
+    model: keras.Model, parts: Mapping[str, Arrays], settings: Mapping[str, Any], progress: Path
+) -> Features:
+    """Features of train and validation, shared by all seeds: the frozen backbone has none."""
+    file = progress.parent.parent / "features.npz"
+    key = " ".join(str(settings[k]) for k in ("split_hash", "image_size", "weights"))
+    key = f"{key} {_fingerprint(model)}"
+    if file.exists():
+        with np.load(file, allow_pickle=False) as stored:
+            if str(stored["key"]) == key:
+                return {part: stored[part] for part in PARTS[:2]}
+    features = {part: features_of(model, parts[part][0]) for part in PARTS[:2]}
+    arrays: dict[str, Any] = {"key": np.array(key), **features}
+    replace_file(file, lambda part: np.savez(part, **arrays))
+    return features
+
+
+def _fingerprint(model: keras.Model) -> str:
+    """A hash of the weights below the head."""
+    digest = hashlib.sha256()
+    for layer in model.layers[: model.layers.index(model.get_layer("dropout"))]:
+        for weight in layer.get_weights():
+            digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def freeze(model: keras.Model, architecture: Architecture) -> None:
+    """Second stage: leave the head and the upper layers trainable, never a batch norm.
+
+    The layers up to `architecture.fine_tuned_from` stand still, in a fusion those of each member.
+    Batch norm stands still everywhere: its averages belong to the weights that it came with.
+    """
+    movable = {layer.name for layer in _upper_layers(model, architecture)}
+    for layer in model.layers:
+        layer.trainable = layer.name in movable and not isinstance(
+            layer, keras.layers.BatchNormalization
+        )
+
+
+def _upper_layers(model: keras.Model, architecture: Architecture) -> list[keras.layers.Layer]:
+    head: list[keras.layers.Layer] = model.layers[model.layers.index(model.get_layer("dropout")) :]
+    names = [layer.name for layer in model.layers]
+    if not architecture.members:
+        return list(model.layers[names.index(architecture.fine_tuned_from) :])
+    for member in architecture.members:
+        own = [layer for layer in model.layers if layer.name.startswith(f"{member}_")]
+        first = f"{member}_{get_architecture(member).fine_tuned_from}"
+        head += own[[layer.name for layer in own].index(first) :]
+    return head
 
 
 def _compile(model: keras.Model, learning_rate: float, steps: int) -> None:
@@ -233,6 +360,22 @@ def _class_weights(labels: npt.NDArray[np.int64]) -> dict[int, float]:
     """Weights that make every class count the same in the loss; their mean over images is 1."""
     counts = np.bincount(labels, minlength=len(CLASS_NAMES))
     return {c: len(labels) / (np.count_nonzero(counts) * n) for c, n in enumerate(counts) if n}
+
+
+class _Best(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keeps the weights of the epoch of lowest validation loss, and the seconds of each epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.least, self.seconds = np.inf, []  # type: ignore[var-annotated]
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        self.started = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        self.seconds.append(round(time.perf_counter() - self.started, 3))
+        if (loss := (logs or {})["val_loss"]) < self.least:
+            self.least, self.weights = loss, self.model.get_weights()
 
 
 class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
@@ -278,21 +421,25 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
         self.started = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        row = {"epoch": epoch + 1} | {key: float(value) for key, value in (logs or {}).items()}
+        number = len(self.state["history"]) + 1
+        row: dict[str, Any] = {"epoch": number} | {
+            key: float(value) for key, value in (logs or {}).items()
+        }
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         row["seconds"] = round(time.perf_counter() - self.started, 3)
+        row["stage"] = "fine-tuning" if self.state["head"] else "scratch"
         earlier = [r["val_loss"] for r in self.state["history"]]
-        latest = f"epoch{epoch + 1:03d}.weights.h5"
+        latest = f"epoch{number:03d}.weights.h5"
         best = latest if row["val_loss"] < min(earlier, default=np.inf) else self.state["best"]
         self.model.save_weights(self.progress / latest)
         history = [*self.state["history"], row]
-        self.state = {"latest": latest, "best": best, "history": history}
+        self.state |= {"latest": latest, "best": best, "history": history}
         write_json(self.progress / "state.json", self.state)
         self._tidy()
 
     def _tidy(self) -> None:
         for file in self.progress.glob("*.weights.h5"):
-            if file.name not in (self.state["latest"], self.state["best"]):
+            if file.name not in (self.state[key] for key in ("head", "latest", "best")):
                 file.unlink()
 
 

@@ -8,32 +8,48 @@ import numpy as np
 import pytest
 from keras import layers
 
-from osteo_utils.models import ARCHITECTURES, build, get_architecture
+from osteo_utils.models import (
+    ARCHITECTURES,
+    PREPROCESSING,
+    alexnet_maps,
+    alexnet_vector,
+    build,
+    get_architecture,
+    last_conv_layers,
+)
 
 DATA = Path(os.environ.get("OSTEO_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 WEIGHTS = DATA / "keras_models"
-NAMES = sorted(ARCHITECTURES)
+NAMES = list(ARCHITECTURES)
+SIZE = 80  # every network of the registry takes it
+APPLICATIONS = {"vgg16": "VGG16", "vgg19": "VGG19", "resnet50": "ResNet50", "xception": "Xception"}
+APPLICATIONS |= {"inception_v3": "InceptionV3", "densenet121": "DenseNet121"}
+APPLICATIONS |= {"mobilenet_v2": "MobileNetV2"}
+MODULES = {"vgg16": "vgg16", "vgg19": "vgg19", "resnet50": "resnet", "xception": "xception"}
+MODULES |= {"inception_v3": "inception_v3", "densenet121": "densenet"}
+MODULES |= {"mobilenet_v2": "mobilenet_v2"}
 
 
-def images(n=2, size=64, seed=0):
+def images(n=2, size=SIZE, seed=0):
     return np.random.default_rng(seed).integers(0, 255, (n, size, size, 1), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
 def models():
-    return {name: build(name, 64) for name in NAMES}
+    return {name: build(name, SIZE) for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_flat_uint8_in_float32_probabilities_out(models, name):
     model = models[name]
     assert model.input.dtype == "uint8"
-    assert model.input_shape == (None, 64, 64, 1)
+    assert model.input_shape == (None, SIZE, SIZE, 1)
     assert model.output_shape == (None, 3)
     assert not [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
     assert [layer.name for layer in model.layers[-2:]] == ["logits", "probabilities"]
-    assert len(model.get_layer(get_architecture(name).last_conv).output.shape) == 4
-    p = model.predict(images(), verbose=0)
+    for last in last_conv_layers(name).values():
+        assert len(model.get_layer(last).output.shape) == 4
+    p = np.asarray(model(images(), training=False))
     assert p.dtype == np.float32
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
 
@@ -42,40 +58,114 @@ def test_layers_of_the_library_are_found_by_their_names(models):
     assert models["mobilenet_v2"].get_layer("Conv_1").filters == 1280
 
 
-def test_parameters(models):
+def test_parameters_are_those_of_the_plain_backbone_and_our_head(models):
     assert models["custom_cnn"].count_params() <= 500_000
-    plain = keras.applications.MobileNetV2((64, 64, 3), alpha=0.35, include_top=False, weights=None)
-    assert models["mobilenet_v2"].count_params() == plain.count_params() + 1280 * 3 + 3
+    for name in APPLICATIONS:
+        options = {"alpha": 0.35} if name == "mobilenet_v2" else {}
+        plain = getattr(keras.applications, APPLICATIONS[name])(
+            input_shape=(SIZE, SIZE, 3), include_top=False, weights=None, **options
+        )
+        vector = plain.output_shape[-1]
+        assert models[name].count_params() == plain.count_params() + vector * 3 + 3, name
+
+
+@pytest.mark.parametrize("name", ["densenet121", "mobilenet_v2", "xception"])
+def test_published_parameters_are_those_of_the_whole_network(name):
+    whole = getattr(keras.applications, APPLICATIONS[name])(weights=None)
+    assert get_architecture(name).parameters == whole.count_params()
+
+
+def test_alexnet_as_published_has_its_parameters():
+    inputs = keras.Input((227, 227, 3))
+    maps = alexnet_maps(inputs)
+    vector = alexnet_vector(maps)
+    assert maps.shape == (None, 13, 13, 256)
+    published = keras.Model(inputs, layers.Dense(1000)(vector)).count_params()
+    # 34,944 + 614,656 + 885,120 + 1,327,488 + 884,992 and 37,752,832 + 16,781,312 + 4,097,000
+    assert published == get_architecture("alexnet").parameters == 62_378_344
+
+
+def test_alexnet_can_be_narrower_and_normalised():
+    inputs = keras.Input((80, 80, 3))
+    maps = alexnet_maps(inputs, batch_norm=True)
+    model = keras.Model(inputs, alexnet_vector(maps, width=32, batch_norm=True))
+    assert model.output_shape == (None, 32)
+    assert sum(isinstance(layer, layers.BatchNormalization) for layer in model.layers) == 7
+    assert model.get_layer("conv1").bias is None
+
+
+def test_late_fusion_joins_the_vectors_of_its_members(models):
+    model = models["late_fusion"]
+    assert model.get_layer("vgg16_pooled").output.shape == (None, 512)
+    assert model.get_layer("inception_v3_pooled").output.shape == (None, 2048)
+    assert model.get_layer("fused").output.shape == (None, 2560)
+    members = sum(models[m].count_params() - (v * 3 + 3) for m, v in MEMBERS.items())
+    assert model.count_params() == members + 2560 * 256 + 256 + 256 * 3 + 3
+    assert last_conv_layers("late_fusion") == {
+        "vgg16": "vgg16_block5_conv3",
+        "inception_v3": "inception_v3_mixed10",
+    }
+
+
+MEMBERS = {"vgg16": 512, "inception_v3": 2048}
+
+
+def test_any_two_backbones_can_be_fused_even_with_equal_layer_names():
+    model = build("vgg16+vgg19", 32)
+    assert model.get_layer("vgg16_block1_conv1") is not model.get_layer("vgg19_block1_conv1")
+    assert model.get_layer("fused").output.shape == (None, 1024)
+
+
+def first_maps(model):
+    """What the first convolution, or the standardisation before it, is given."""
+    kinds = layers.Conv2D | layers.ZeroPadding2D
+    first = next(layer for layer in model.layers if isinstance(layer, kinds))
+    return keras.Model(model.input, first.input)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_augmentation_changes_training_and_nothing_else(models, name):
-    model = models[name]
-    first = next(layer for layer in model.layers if layer.name in ("block1_conv", "Conv1"))
-    before = keras.Model(model.input, first.input)
+    before = first_maps(models[name])
     x = images(4)
     plain = [np.asarray(before(x, training=False)) for _ in range(2)]
     np.testing.assert_array_equal(*plain)
     trained = [np.asarray(before(x, training=True)) for _ in range(2)]
-    assert np.abs(trained[0] - plain[0]).mean() > 0.01
-    assert np.abs(trained[0] - trained[1]).mean() > 0.01
+    spread = plain[0].std()
+    assert np.abs(trained[0] - plain[0]).mean() > 0.01 * spread
+    assert np.abs(trained[0] - trained[1]).mean() > 0.01 * spread
     shifts = np.abs(trained[0] - plain[0]).mean(axis=(1, 2, 3))
     assert len(np.unique(shifts)) == 4  # each image is changed in its own way
 
 
-@pytest.mark.parametrize(
-    ("name", "layer", "low", "high"),
-    [("custom_cnn", "standard", 0, 1), ("mobilenet_v2", "Conv1", -1, 1)],
-)
-def test_preprocessing_is_inside(models, name, layer, low, high):
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "late_fusion"])
+def test_preprocessing_is_inside(models, name):
+    x = np.zeros((1, SIZE, SIZE, 1), np.uint8)
+    x[:, SIZE // 2 :] = 255
     model = models[name]
-    first = model.get_layer(layer)
-    x = np.zeros((1, 64, 64, 1), np.uint8)
-    x[:, 32:] = 255
-    seen = np.asarray(keras.Model(model.input, first.input)(x, training=False))
-    assert (seen.min(), seen.max()) == (low, high)
-    assert seen.shape[-1] == get_architecture(name).channels
-    assert (seen == seen[..., :1]).all()
+    ready = keras.Model(model.input, model.get_layer("preprocessing").output)
+    seen = np.asarray(ready(x, training=False))
+    scale, offset = (np.asarray(v) for v in PREPROCESSING[get_architecture(name).preprocessing])
+    channels = get_architecture(name).channels
+    assert seen.shape[-1] == channels
+    np.testing.assert_allclose(seen[0, 0, 0], np.broadcast_to(offset, channels), rtol=1e-5)
+    np.testing.assert_allclose(seen[0, -1, -1], np.broadcast_to(scale + offset, channels), 1e-5)
+
+
+def test_from_scratch_each_image_is_standardised(models):
+    x = np.stack([images(1)[0] // 4, images(1)[0] // 2 + 100])
+    seen = np.asarray(first_maps(models["resnet50"])(x, training=False))
+    np.testing.assert_allclose(seen.mean(axis=(1, 2, 3)), 0, atol=1e-3)
+    np.testing.assert_allclose(seen.std(axis=(1, 2, 3)), 1, rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_preprocessing_is_that_of_the_library(name):
+    grey = np.arange(0, 256, 15, dtype=np.float32)
+    module = getattr(keras.applications, MODULES[name])
+    expected = module.preprocess_input(np.repeat(grey[:, None], 3, axis=1)[None, :, None, :].copy())
+    scale, offset = (np.asarray(v) for v in PREPROCESSING[get_architecture(name).preprocessing])
+    ours = (grey / 255)[None, :, None, None] * scale + offset
+    np.testing.assert_allclose(np.broadcast_to(ours, expected.shape), expected, atol=2e-3)
 
 
 def test_batch_norm_follows_quickly_from_scratch(models):
@@ -88,7 +178,7 @@ def test_batch_norm_follows_quickly_from_scratch(models):
     assert momenta == {0.9}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["custom_cnn", "alexnet", "mobilenet_v2", "late_fusion"])
 def test_saved_and_loaded_without_custom_objects(models, name, tmp_path):
     model = models[name]
     model.save(tmp_path / "model.keras")
@@ -120,6 +210,10 @@ def test_mixed_precision_ends_in_float32_and_leaves_the_policy_alone():
         ({"name": "custom_cnn", "image_size": 16}, "32 px or more"),
         ({"name": "custom_cnn", "image_size": 64, "weights": "imagenet"}, "no ImageNet weights"),
         ({"name": "mobilenet_v2", "image_size": 64, "weights": "noisy"}, "'imagenet'"),
+        ({"name": "vgg16+vgg16", "image_size": 64}, "different backbones"),
+        ({"name": "vgg16+late_fusion", "image_size": 64}, "different backbones"),
+        ({"name": "vgg16+resnet9000", "image_size": 64}, "resnet9000"),
+        ({"name": "late_fusion", "image_size": 64}, "75 px or more"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

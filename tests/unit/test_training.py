@@ -272,3 +272,115 @@ def test_load_parts_keeps_the_order_of_the_rows(data, tmp_path):
     np.testing.assert_array_equal(loaded["test"][0], images[order])
     np.testing.assert_array_equal(loaded["test"][1], split["label"][order])
     assert (tmp_path / "cache" / "images_32.npz").exists()
+
+
+@pytest.fixture
+def pretrained(monkeypatch):
+    """Two convolutions with weights that are always the same; the second is to be fine-tuned."""
+
+    def backbone(x, weights):
+        for number in (1, 2):
+            start = keras.initializers.GlorotUniform(seed=number)
+            x = keras.layers.Conv2D(8, 3, 2, kernel_initializer=start, name=f"conv{number}")(x)
+            x = keras.layers.BatchNormalization(name=f"bn{number}")(x)
+            x = keras.layers.ReLU(name=f"relu{number}")(x)
+        return x
+
+    tiny = Architecture("tiny", "Tiny", backbone, "0..1", 1, 32, 8, "relu2", 1e-2, 2026, "nobody")
+    tiny = dataclasses.replace(tiny, pretrained=True, fine_tuned_from="conv2")
+    monkeypatch.setitem(models.ARCHITECTURES, "tiny", tiny)
+
+
+TRANSFER = dataclasses.replace(SMALL, weights="imagenet", head_epochs=6, epochs=3)
+
+
+def test_transfer_trains_the_head_first_and_then_the_upper_layers(data, pretrained, tmp_path):
+    run = train(data, tmp_path / "tiny/seed0", profile=TRANSFER)
+    assert run.history["stage"].tolist() == ["head"] * 6 + ["fine-tuning"] * 3
+    assert run.history["epoch"].tolist() == list(range(1, 10))
+    assert run.info["weights"] == "imagenet"
+    assert (run.info["head_epochs"], run.info["epochs"]) == (6, 3)
+    assert run.info["epochs_run"] == 9
+    assert run.info["best_epoch"] == run.history["val_loss"].argmin() + 1
+    images = np.concatenate([data[0][p][0] for p in PARTS[1:]])
+    again = run.model().predict(images, verbose=0)
+    np.testing.assert_allclose(runs.probabilities(run.predictions), again, atol=1e-5)
+
+
+def test_fine_tuning_moves_upper_convolutions_and_head_and_no_batch_norm(data, pretrained):
+    model = build("tiny", 32, "imagenet")
+    training.freeze(model, models.get_architecture("tiny"))
+    before = {layer.name: layer.get_weights() for layer in model.layers}
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    model.fit(*data[0]["train"], epochs=1, verbose=0)
+    moved = {
+        layer.name
+        for layer in model.layers
+        if layer.count_params()
+        and any(
+            (a != b).any() for a, b in zip(before[layer.name], layer.get_weights(), strict=True)
+        )
+    }
+    assert moved - {name for name in moved if name.startswith("random_")} == {"conv2", "logits"}
+
+
+def test_the_head_alone_learns_from_features_and_leaves_the_backbone(data, pretrained):
+    model = build("tiny", 32, "imagenet")
+    images, labels = data[0]["train"]
+    features = training.features_of(model, images)
+    assert features.shape == (36, 8)
+    head = training.head_of(model)
+    np.testing.assert_allclose(
+        head.predict(features, verbose=0), model.predict(images, verbose=0), 1e-4
+    )
+    kernel, start = (
+        model.get_layer("conv1").get_weights()[0],
+        model.get_layer("logits").get_weights(),
+    )
+    head.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    head.fit(features, labels, verbose=0)
+    np.testing.assert_array_equal(model.get_layer("conv1").get_weights()[0], kernel)
+    assert (model.get_layer("logits").get_weights()[0] != start[0]).any()
+
+
+def test_features_are_computed_once_for_all_seeds(data, pretrained, tmp_path, monkeypatch):
+    train(data, tmp_path / "tiny/seed0", profile=TRANSFER)
+    monkeypatch.setattr(training, "features_of", None)  # would fail if they were computed again
+    other = train(data, tmp_path / "tiny/seed1", seed=1, profile=TRANSFER)
+    assert len(other.history) == 9
+
+
+def test_features_of_other_weights_are_not_used(data, pretrained, tmp_path, monkeypatch):
+    train(data, tmp_path / "tiny/seed0", profile=TRANSFER)
+    monkeypatch.setattr(training, "_fingerprint", lambda model: "other")
+    monkeypatch.setattr(training, "features_of", None)
+    with pytest.raises(TypeError):
+        train(data, tmp_path / "tiny/seed1", seed=1, profile=TRANSFER)
+
+
+@pytest.mark.parametrize(("epoch", "hook"), [(1, "batch"), (2, "epoch"), (3, "batch")])
+def test_a_killed_fine_tuning_ends_as_an_unkilled_one(data, pretrained, tmp_path, epoch, hook):
+    whole = train(data, tmp_path / "tiny/seed0", profile=TRANSFER)
+    folder = tmp_path / "other/seed0"
+    with pytest.raises(Killed):
+        train(data, folder, profile=TRANSFER, callbacks=[KillAt(epoch, hook)])
+    resumed = train(data, folder, profile=TRANSFER)
+    shown = ["epoch", "stage", "loss", "val_loss", "learning_rate"]
+    pd.testing.assert_frame_equal(resumed.history[shown], whole.history[shown], rtol=1e-3)
+
+
+def test_a_network_without_imagenet_weights_is_trained_from_scratch(data, tmp_path):
+    run = train(data, tmp_path / "run", profile=TRANSFER)
+    assert run.info["weights"] is None
+    assert set(run.history["stage"]) == {"scratch"}
+    assert run.info["learning_rate"] == 1e-2
+
+
+def test_a_fusion_fine_tunes_the_upper_layers_of_every_member():
+    model = build("vgg16+mobilenet_v2", 32)
+    training.freeze(model, models.get_architecture("vgg16+mobilenet_v2"))
+    movable = {layer.name for layer in model.layers if layer.trainable and layer.count_params()}
+    assert {"vgg16_block5_conv1", "vgg16_block5_conv3", "hidden", "logits"} <= movable
+    assert {"mobilenet_v2_block_14_expand", "mobilenet_v2_Conv_1"} <= movable
+    assert not movable & {"vgg16_block4_conv3", "mobilenet_v2_block_13_project"}
+    assert not [name for name in movable if name.endswith(("BN", "bn"))]
