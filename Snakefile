@@ -31,7 +31,7 @@ CHAPTERS = {
     "16_nine_pairs": ["05_measuring_a_classifier"],
     "17_comparison": ["05_measuring_a_classifier"],
     "18_where_does_it_look": ["03_splitting_without_leaking"],
-    "20_leakage_laboratory": ["03_splitting_without_leaking"],
+    "20_leakage_laboratory": ["02_data_audit"],
     "21_real_radiographs": ["03_splitting_without_leaking"],
 }
 
