@@ -12,15 +12,17 @@ import time
 
 os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
+import keras
+import numpy as np
 
-from osteo_utils.models import ARCHITECTURES, build, get_architecture  # noqa: E402
+from osteo_utils.models import ARCHITECTURES, build, get_architecture
 
 BATCH = 16
 
 
-def milliseconds(name: str, size: int, precision: str, steps: int = 6) -> tuple[float, float, float]:
+def milliseconds(
+    name: str, size: int, precision: str, steps: int = 6
+) -> tuple[float, float, float]:
     """Wall and processor milliseconds an image of a step, and seconds to build and trace."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (BATCH, size, size, 1), dtype=np.uint8)

@@ -7,6 +7,7 @@ Any Keras backend will do.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -283,9 +284,44 @@ def _alexnet_summary(maps: Tensor) -> Tensor:
 def _mobilenet_v2(x: Tensor, weights: Weights) -> Tensor:
     """Full width for transfer; from scratch a width that hundreds of images can still fill."""
     alpha = 1.0 if weights else MOBILENET_WIDTH_FROM_SCRATCH
-    return keras.applications.MobileNetV2(
-        input_tensor=x, alpha=alpha, include_top=False, weights=weights
-    ).output
+    options = {"alpha": alpha, "include_top": False, "weights": weights}
+    with warnings.catch_warnings():  # it takes the weights for 224 px at any size, as wanted
+        warnings.filterwarnings("ignore", ".*input_shape. is undefined")
+        return keras.applications.MobileNetV2(input_tensor=x, **options).output
+
+
+def _vgg(class_name: str) -> Callable[[Tensor, Weights], Tensor]:
+    """VGG without its top; from scratch with a start that 13 or 16 layers can be trained from."""
+
+    def backbone(x: Tensor, weights: Weights) -> Tensor:
+        application = getattr(keras.applications, class_name)
+        model = application(input_tensor=x, include_top=False, weights=weights)
+        if weights is None:
+            _centred_start(model)
+        return model.output
+
+    return backbone
+
+
+def _centred_start(model: keras.Model) -> None:
+    """Draw the kernels so that unit variance and zero mean pass from layer to layer.
+
+    What ReLU lets through has a mean of 0.40 and a variance of 0.34 of a unit normal. The mean is
+    the same for every image, and layer by layer it drowns what differs between them, with Glorot's
+    start and with He's (He et al. 2015). Filters that sum to zero do not pass it on, and a
+    variance of 1 / (0.34 inputs) keeps the rest. Batch norm does the same in every step.
+    """
+    seeds = keras.random.SeedGenerator()
+    for layer in model.layers:
+        if isinstance(layer, layers.Conv2D):
+            shape = layer.kernel.shape
+            kernel = keras.random.normal(shape, stddev=_relu_gain(shape), seed=seeds)
+            layer.kernel.assign(kernel - keras.ops.mean(kernel, axis=(0, 1, 2), keepdims=True))
+
+
+def _relu_gain(shape: tuple[int, ...]) -> float:
+    variance_after_relu = 0.5 - 0.5 / np.pi
+    return float((variance_after_relu * np.prod(shape[:3])) ** -0.5)
 
 
 def _application(class_name: str) -> Callable[[Tensor, Weights], Tensor]:
@@ -352,7 +388,7 @@ ARCHITECTURES: Final = _registry(
         native_size=227,
         min_size=67,
         last_conv="conv5_relu",
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         year=2012,
         paper="krizhevsky2012",
         parameters=62_378_344,
@@ -360,13 +396,13 @@ ARCHITECTURES: Final = _registry(
     Architecture(
         name="vgg16",
         title="VGG16",
-        backbone=_application("VGG16"),
+        backbone=_vgg("VGG16"),
         preprocessing="bgr",
         channels=3,
         native_size=224,
         min_size=32,
         last_conv="block5_conv3",
-        learning_rate=2e-4,
+        learning_rate=3e-4,
         year=2014,
         paper="simonyan2015",
         parameters=138_357_544,
@@ -376,13 +412,13 @@ ARCHITECTURES: Final = _registry(
     Architecture(
         name="vgg19",
         title="VGG19",
-        backbone=_application("VGG19"),
+        backbone=_vgg("VGG19"),
         preprocessing="bgr",
         channels=3,
         native_size=224,
         min_size=32,
         last_conv="block5_conv4",
-        learning_rate=2e-4,
+        learning_rate=3e-4,
         year=2014,
         paper="simonyan2015",
         parameters=143_667_240,
@@ -398,7 +434,7 @@ ARCHITECTURES: Final = _registry(
         native_size=224,
         min_size=32,
         last_conv="conv5_block3_out",
-        learning_rate=2e-3,
+        learning_rate=5e-3,
         year=2015,
         paper="he2016",
         parameters=25_636_712,
@@ -414,7 +450,7 @@ ARCHITECTURES: Final = _registry(
         native_size=299,
         min_size=75,
         last_conv="mixed10",
-        learning_rate=2e-3,
+        learning_rate=5e-3,
         year=2015,
         paper="szegedy2016",
         parameters=23_851_784,
@@ -430,7 +466,7 @@ ARCHITECTURES: Final = _registry(
         native_size=299,
         min_size=71,
         last_conv="block14_sepconv2_act",
-        learning_rate=2e-3,
+        learning_rate=5e-3,
         year=2017,
         paper="chollet2017",
         parameters=22_910_480,
@@ -446,7 +482,7 @@ ARCHITECTURES: Final = _registry(
         native_size=224,
         min_size=32,
         last_conv="relu",
-        learning_rate=2e-3,
+        learning_rate=5e-3,
         year=2017,
         paper="huang2017",
         parameters=8_062_504,

@@ -6,8 +6,9 @@ T-score drives the bone alone. As bone is lost the cortex thins, and of the trab
 horizontal ones go first, so that the vertical ones stand out, ever fewer (Singh et al., 1970).
 
 Not to scale, on purpose: visible trabeculae lie about 3.6 mm apart, some four times farther than
-in a knee, and with more contrast, so that they survive at 96 to 128 pixels (3 pixels at 128). A
-network that reads this phantom has learned nothing about patients.
+in a knee, and with more contrast, so that they survive at 64 to 96 pixels (3 pixels apart at 96 in
+a film of `sample_setting`, which is cut to about 105 mm around the joint). A network that reads
+this phantom has learned nothing about patients.
 
 Frame of the code: millimetres, x towards the fibula, y downwards, origin in mid-joint.
 """
@@ -125,7 +126,7 @@ _ANATOMY_SD = {"condyle_width": 4.5, "shaft": 0.05, "joint_space": 0.6, "spine_h
 _ANATOMY_SD |= {"notch_depth": 0.8, "fibula_x": 1.5, "fibula_y": 2.5, "patella_width": 2.0}
 _ANATOMY_SD |= {"patella_y": 3.5, "valgus": 0.025, "scar": 0.25, "spacing": 0.03}
 _ANATOMY_SD |= {"cortex": 0.03, "vertical": 0.03, "horizontal": 0.04}
-_SETTING_RANGE = {"rotation_deg": (-6, 6), "internal_rotation_deg": (-8, 8), "scale": (0.92, 1.12)}
+_SETTING_RANGE = {"rotation_deg": (-6, 6), "internal_rotation_deg": (-8, 8), "scale": (1.3, 1.55)}
 _SETTING_RANGE |= {"shift_x_mm": (-8, 8), "shift_y_mm": (-10, 10), "soft_tissue": (0.9, 1.25)}
 _SETTING_RANGE |= {"fat_mm": (3, 12), "leg_shift_mm": (-5, 5), "kvp": (55, 72)}
 _SETTING_RANGE |= {"exposure": (0.6, 1.6), "noise": (0.6, 1.4), "blur_mm": (0.15, 0.55)}

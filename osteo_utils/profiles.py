@@ -23,7 +23,7 @@ class Profile:
 
 PROFILES: Final = {
     "smoke": Profile("smoke", 24, 96, 64, 2, 16, (0,), 50, None, "float32"),
-    "quick": Profile("quick", 640, 256, 128, 8, 16, (0, 1, 2), 1000, None, "float32"),
+    "quick": Profile("quick", 640, 256, 96, 8, 16, (0, 1, 2), 1000, None, "float32"),
     "full": Profile("full", 1000, 512, 224, 30, 32, (0, 1, 2), 2000, "imagenet", "mixed_bfloat16"),
 }
 
@@ -44,7 +44,22 @@ RECIPES: Final[dict[str, dict[str, dict[str, Any]]]] = {
         "xception": {"image_size": 71},
         "late_fusion": {"image_size": 75},
     },
-    "quick": {},
+    "quick": {
+        "alexnet": {"image_size": 128, "epochs": 10, "seeds": (0,)},
+        "vgg16": {"image_size": 64, "epochs": 6, "seeds": (0,), "precision": "mixed_bfloat16"},
+        "vgg19": {"image_size": 64, "epochs": 6, "seeds": (0,), "precision": "mixed_bfloat16"},
+        "resnet50": {"image_size": 80, "epochs": 7, "seeds": (0,), "precision": "mixed_bfloat16"},
+        "inception_v3": {"image_size": 80, "seeds": (0,), "precision": "mixed_bfloat16"},
+        "xception": {"image_size": 80, "epochs": 5, "seeds": (0,), "precision": "mixed_bfloat16"},
+        "densenet121": {"image_size": 80, "epochs": 7, "seeds": (0,)},
+        "mobilenet_v2": {"epochs": 12},
+        "late_fusion": {
+            "image_size": 80,
+            "epochs": 4,
+            "precision": "mixed_bfloat16",
+            "seeds": (0,),
+        },
+    },
     "full": {},
 }
 

@@ -1,0 +1,184 @@
+"""What a network costs: parameters, multiply-adds, milliseconds and memory.
+
+Multiply-adds are a fact about the network, milliseconds one about the network and the machine.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from keras import layers
+
+FLOAT32_BYTES: Final = 4
+_MEGABYTE: Final = 1e6
+
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One use of a layer in a model; shapes are without the batch."""
+
+    index: int
+    layer: Any  # a keras.Layer, or a bare keras operation such as `a + b`
+    parents: tuple[int, ...]  # indices of the calls whose outputs it takes
+    inputs: tuple[Shape, ...]
+    output: Shape  # of the first output
+
+
+def calls(model: keras.Model) -> list[Call]:
+    """Every use of a layer on the way from the inputs to the outputs, in an order of computation.
+
+    A nested model is one call. Raises `ValueError` for a model that has never been built.
+    """
+    if not getattr(model, "outputs", None):
+        raise ValueError(
+            f"{model.name}: expected a functional or built sequential model, found none of them; "
+            "build it from keras.Input"
+        )
+    found: dict[tuple[int, int], Call] = {}
+    for operation, node_index in _in_order(model):
+        node = operation._inbound_nodes[node_index]
+        known = [_key(tensor) for tensor in node.input_tensors]
+        parents = tuple(found[key].index for key in known if key in found)
+        found[id(operation), node_index] = Call(
+            len(found),
+            operation,
+            parents,
+            tuple(tuple(tensor.shape[1:]) for tensor in node.input_tensors),
+            tuple(node.output_tensors[0].shape[1:]),
+        )
+    return list(found.values())
+
+
+def _in_order(model: keras.Model) -> Iterator[tuple[Any, int]]:
+    """Operations and their node, each after those it needs; a stack, as networks are deep."""
+    inputs = {id(tensor) for tensor in model.inputs}
+    done: set[tuple[int, int]] = set()
+    stack = [(tensor, False) for tensor in reversed(model.outputs)]
+    while stack:
+        tensor, ready = stack.pop()
+        operation, node_index, _ = tensor._keras_history
+        if _key(tensor) in done:
+            continue
+        if ready:
+            done.add(_key(tensor))
+            yield operation, node_index
+            continue
+        stack.append((tensor, True))
+        if id(tensor) not in inputs:
+            needs = operation._inbound_nodes[node_index].input_tensors
+            stack.extend((each, False) for each in reversed(needs))
+
+
+def _key(tensor: Any) -> tuple[int, int]:  # noqa: ANN401
+    operation, node_index, _ = tensor._keras_history
+    return id(operation), node_index
+
+
+def multiply_adds(model: keras.Model) -> int:
+    """Multiply-adds of convolutions and dense layers for one image, as papers count them.
+
+    Each weight of a kernel is used once at every output position (of a transposed convolution:
+    input position); windows that reach into the padding count in full. Biases, normalisation,
+    activations and pooling are left out. Raises `ValueError` for a layer with another kind of
+    weight matrix, and where a map has no fixed size.
+    """
+    return sum(_multiply_adds(call) for call in calls(model))
+
+
+def _multiply_adds(call: Call) -> int:
+    if isinstance(call.layer, keras.Model):
+        return multiply_adds(call.layer)
+    if isinstance(call.layer, layers.Conv2DTranspose | layers.Conv1DTranspose):
+        shape = call.inputs[0]
+    else:
+        shape = call.output
+    used = sum(math.prod(kernel.shape) for kernel in kernels(call.layer))
+    return used * _size(shape[:-1], call) if used else 0
+
+
+def kernels(layer: Any) -> list[Any]:  # noqa: ANN401
+    """The weight arrays of a layer that are laid over its input; empty for most kinds of layer."""
+    if isinstance(layer, layers.SeparableConv2D | layers.SeparableConv1D):
+        return [layer.depthwise_kernel, layer.pointwise_kernel]
+    if getattr(layer, "kernel", None) is not None:
+        return [layer.kernel]
+    matrices = [w.path for w in getattr(layer, "trainable_variables", ()) if len(w.shape) > 1]
+    if matrices and not isinstance(layer, keras.Model):
+        raise ValueError(
+            f"{layer.name}: expected a convolution or a dense layer, found a "
+            f"{type(layer).__name__} with the weights {matrices}; its multiply-adds are unknown"
+        )
+    return []
+
+
+def _size(shape: Shape, call: Call) -> int:
+    if None in shape:
+        raise ValueError(
+            f"{call.layer.name}: expected maps of a fixed size, found {shape}; build the model "
+            "with the image size in keras.Input"
+        )
+    return math.prod(side for side in shape if side is not None)
+
+
+def memory(model: keras.Model) -> dict[str, int]:
+    """Bytes in float32: `weights` of the model, and `activations` of one image.
+
+    `activations` is the output of every layer, inputs left out. That is an upper bound on what
+    training keeps for the gradient; prediction frees most of it on the way.
+    """
+    return {
+        "weights": FLOAT32_BYTES * model.count_params(),
+        "activations": FLOAT32_BYTES * _activations(model),
+    }
+
+
+def _activations(model: keras.Model) -> int:
+    total = 0
+    for call in calls(model):
+        if isinstance(call.layer, keras.Model):
+            total += _activations(call.layer)
+        elif not isinstance(call.layer, layers.InputLayer):
+            total += _size(call.output, call)
+    return total
+
+
+def milliseconds(model: keras.Model, batch: npt.NDArray[Any], repeats: int = 5) -> float:
+    """Median time of a forward pass, in milliseconds an image, after one pass to warm up."""
+    model.predict_on_batch(batch)
+    taken = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        model.predict_on_batch(batch)
+        taken.append(time.perf_counter() - start)
+    return 1000 * float(np.median(taken)) / len(batch)
+
+
+def cost_table(models: Mapping[str, keras.Model], batch_size: int = 8) -> pd.DataFrame:
+    """Cost of each model, a row each: parameters, multiply_adds, milliseconds, *_mb.
+
+    Multiply-adds and `activations_mb` are for one image; `milliseconds` is measured here and now
+    on noise in batches of `batch_size`; a megabyte is a million bytes.
+    """
+    return pd.DataFrame.from_dict(
+        {name: _row(model, batch_size) for name, model in models.items()}, orient="index"
+    )
+
+
+def _row(model: keras.Model, batch_size: int) -> dict[str, float]:
+    noise = np.random.default_rng(0).integers(0, 256, (batch_size, *model.input_shape[1:]))
+    needed = memory(model)
+    return {
+        "parameters": model.count_params(),
+        "multiply_adds": multiply_adds(model),
+        "milliseconds": milliseconds(model, noise.astype(model.input.dtype)),
+        "weights_mb": needed["weights"] / _MEGABYTE,
+        "activations_mb": needed["activations"] / _MEGABYTE,
+    }

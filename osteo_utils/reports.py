@@ -1,0 +1,375 @@
+"""What every architecture chapter shows of a trained model, so that no chapter copies another.
+
+The functions display tables, figures and sentences that are computed from the runs, and return
+what a chapter may want to go on with.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from osteo_utils import plots
+from osteo_utils.course import Course, arrays, reference_scores, scores_by_seed, split, train_seeds
+from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.models import get_architecture
+from osteo_utils.runs import Run, RunError, probabilities
+from osteo_utils.splits import split_hash
+
+if TYPE_CHECKING:
+    import keras
+
+_SCORES: Final = ("precision", "recall", "f1")
+_TITLES: Final = {
+    "seed": "seed",
+    "image_size": "pixels",
+    "parameters": "parameters",
+    "epochs_run": "epochs",
+    "best_epoch": "best epoch",
+    "seconds": "seconds",
+    "precision": "precision",
+    "device": "device",
+}
+_SEED_STYLES: Final = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#CC79A7", ":"))
+
+
+# ---------------------------------------------------------------------------------------------
+# Training
+
+
+def show_training(course: Course, model: str) -> list[Run]:
+    """Read or train every seed of `model` and show what came of it; returns the runs.
+
+    Shown: a table of the runs, learning curves of all seeds, scores by class of the first seed,
+    test scores against the reference lines with confusion matrix and reliability, and how far the
+    mean over the seeds is from chance, the best baseline and the best possible score.
+    """
+    runs = train_seeds(course, model)
+    title = get_architecture(model).title
+    _show_table(runs_table(runs), f"{title}: the runs of the profile {course.profile.name}")
+    figure, alt = seed_curves(runs)
+    plots.show(figure, alt)
+    caption = f"{title}, seed {runs[0].info['seed']}: test films by class, with 95 % intervals"
+    _show_table(_readable(classification_table(runs[0])), caption)
+    lines = reference_scores(course)
+    figure, alt = plots.run_report(runs, lines)
+    plots.show(figure, alt)
+    plots.say(_verdict(title, runs, lines))
+    return runs
+
+
+def _show_table(table: pd.DataFrame, caption: str) -> None:
+    display(table.style.set_caption(caption).format(thousands=",", precision=1).hide(axis="index"))
+
+
+def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """A row for each run: seed, size, parameters, epochs, time, precision and device."""
+    rows = [{title: run.info[key] for key, title in _TITLES.items()} for run in runs]
+    return pd.DataFrame(rows)
+
+
+def seed_curves(runs: Sequence[Run]) -> tuple[Figure, str]:
+    """Training loss, validation loss and validation accuracy of every seed, and the alt text.
+
+    Stars mark the epochs that were kept; a vertical line is where fine-tuning began.
+    """
+    fig, axes = plt.subplots(1, 3, figsize=(9.6, 3.1), layout="constrained")
+    columns = {"loss": "training loss", "val_loss": "validation loss"}
+    columns["val_accuracy"] = "validation accuracy"
+    for run, (colour, style) in zip(runs, _SEED_STYLES * len(runs), strict=False):
+        history = run.history.set_index("epoch")
+        best = run.info["best_epoch"]
+        for ax, (column, title) in zip(axes, columns.items(), strict=True):
+            label = f"seed {run.info['seed']}"
+            ax.plot(history.index, history[column], style, color=colour, label=label)
+            ax.plot(best, history[column].loc[best], "*", color=colour, ms=10)
+            ax.set(xlabel="epoch", title=title)
+            ax.xaxis.get_major_locator().set_params(integer=True)
+    if (change := _fine_tuning_begins(runs[0].history)) is not None:
+        for ax in axes:
+            ax.axvline(change - 0.5, color="#777777", linestyle=":")
+    axes[0].legend(fontsize=8)
+    return fig, _curves_alt(runs, change)
+
+
+def _fine_tuning_begins(history: pd.DataFrame) -> float | None:
+    """First epoch of the second stage; None for a training of one stage."""
+    if "stage" not in history or history["stage"].nunique() < 2:
+        return None
+    second = history["stage"] != history["stage"].iloc[0]
+    return float(history.loc[second, "epoch"].iloc[0])
+
+
+def _curves_alt(runs: Sequence[Run], change: float | None) -> str:
+    told = []
+    for run in runs:
+        kept = run.history.set_index("epoch").loc[run.info["best_epoch"]]
+        told.append(
+            f"seed {run.info['seed']} kept epoch {run.info['best_epoch']} of {len(run.history)}, "
+            f"training loss {kept['loss']:.2f}, validation loss {kept['val_loss']:.2f}"
+        )
+    title = get_architecture(runs[0].info["model"]).title
+    tuned = "" if change is None else f" Fine-tuning began with epoch {change:.0f}."
+    return f"Learning curves of {title}: {'; '.join(told)}.{tuned}"
+
+
+def _verdict(title: str, runs: Sequence[Run], lines: Mapping[str, float]) -> str:
+    """The mean over the seeds, beside every reference line that is known."""
+    table = scores_by_seed(runs)
+    mean, many = table["value"].mean(), len(runs) > 1
+    whose = f"mean of {len(runs)} seeds" if many else f"seed {runs[0].info['seed']}"
+    spread = table["value"].max() - table["value"].min()
+    text = f"Balanced accuracy of {title} on the test part, {whose}: **{mean:.2f}**"
+    text += f", {spread:.2f} from the worst seed to the best" if many else ""
+    first = _range(runs[0].metrics["test"]["balanced_accuracy"])
+    text += f" (interval{' of the first seed' * many} {first}). "
+    return text + "; ".join(_beside(mean, name, value) for name, value in lines.items()) + "."
+
+
+def _beside(mean: float, name: str, value: float) -> str:
+    names = {"chance": "Chance is", "best baseline": "the best baseline of chapter 05 has"}
+    begin = names.get(name, f"the {name} score is")
+    gap = mean - value
+    side = "above" if gap > 0 else "below"
+    told = "the model equals it" if abs(gap) < 0.005 else f"the model is {abs(gap):.2f} {side} it"
+    return f"{begin} {value:.2f} and {told}"
+
+
+# ---------------------------------------------------------------------------------------------
+# Scores by class
+
+
+def classification_table(run: Run, part: str = "test") -> pd.DataFrame:
+    """Precision, recall, F1 and support of each class of one part, with interval ends.
+
+    Rows in the order of `CLASS_NAMES`; columns `precision`, `precision_low`, `precision_high`,
+    ..., `support`. A score that the part cannot tell is NaN.
+    """
+    support = run.predictions.loc[run.predictions["part"] == part, "label"].value_counts()
+    rows = {}
+    for index, name in enumerate(CLASS_NAMES):
+        found = {score: run.metrics[part][f"{score}_{name.lower()}"] for score in _SCORES}
+        rows[name] = _columns(found) | {"support": int(support.get(index, 0))}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _columns(found: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
+    return {
+        score + suffix: _number(values[key])
+        for score, values in found.items()
+        for suffix, key in {"": "value", "_low": "low", "_high": "high"}.items()
+    }
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def with_interval(score: Mapping[str, float | None]) -> str:
+    """`0.82 (0.75 to 0.88)`, or that it could not be measured; keys value, low and high."""
+    value = _number(score["value"])
+    return "not measurable" if math.isnan(value) else f"{value:.2f} ({_range(score)})"
+
+
+def _range(score: Mapping[str, float | None]) -> str:
+    low, high = _number(score["low"]), _number(score["high"])
+    return "no interval" if math.isnan(low + high) else f"{low:.2f} to {high:.2f}"
+
+
+def _readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The classification table with each score and its interval in one cell."""
+    shown = pd.DataFrame({"class": table.index})
+    for score in _SCORES:
+        columns = table[[score, f"{score}_low", f"{score}_high"]].to_numpy(dtype=float)
+        cells = [dict(zip(("value", "low", "high"), row, strict=True)) for row in columns]
+        shown["F1" if score == "f1" else score] = [with_interval(cell) for cell in cells]
+    return shown.assign(films=table["support"].to_numpy())
+
+
+# ---------------------------------------------------------------------------------------------
+# Films
+
+
+def show_examples(course: Course, run: Run, count: int = 3) -> pd.DataFrame:
+    """Test films that `run` calls most surely right, most surely wrong, and least surely.
+
+    Each film stands beside its Grad-CAM for the called class, all maps raw and on one scale; a
+    film whose map is flat (nothing speaks for the class it was called) is shown without and
+    counted. Returns the rows of the films: kind, path, label, called, confidence, peak of the map.
+    Raises `RunError` for a run on another split than the course's.
+    """
+    films = _test_films(course, run)
+    chosen = choose_examples(run, count)
+    layer = get_architecture(run.info["model"]).last_conv
+    maps = maps_or_none(run.model(), films[chosen.index], chosen["called"].to_numpy(), layer)
+    chosen["peak"] = [math.nan if cam is None else float(cam.max()) for cam in maps]
+    figure = _draw_examples(films[chosen.index], maps, chosen, count)
+    title = get_architecture(run.info["model"]).title
+    plots.show(figure, _examples_alt(title, run, chosen))
+    plots.say(_examples_text(run, chosen, layer))
+    return chosen
+
+
+def _test_films(course: Course, run: Run) -> npt.NDArray[np.uint8]:
+    parts = split(course)
+    if (found := run.info["split_hash"]) != split_hash(parts):
+        raise RunError(
+            f"{run.folder}: expected a run on the split of {course.folder}, found one on another "
+            f"({found[:12]}); open the course with the profile {run.info['profile']!r}"
+        )
+    return arrays(course, run.info["image_size"])["test"][0]
+
+
+def choose_examples(run: Run, count: int = 3) -> pd.DataFrame:
+    """Up to `count` test films of each kind (right, wrong, unsure), none twice.
+
+    The index is the film's place in the test part; columns kind, path, label, called, confidence.
+    """
+    test = run.predictions[run.predictions["part"] == "test"].reset_index(drop=True)
+    p = probabilities(test)
+    test = test[["path", "label"]].assign(called=p.argmax(axis=1), confidence=p.max(axis=1))
+    right = test["called"] == test["label"]
+    picked = {
+        "right": test[right].nlargest(count, "confidence"),
+        "wrong": test[~right].nlargest(count, "confidence"),
+    }
+    rest = test.drop(index=[i for rows in picked.values() for i in rows.index])
+    picked["unsure"] = rest.nsmallest(count, "confidence")
+    return pd.concat([rows.assign(kind=kind) for kind, rows in picked.items()])
+
+
+def maps_or_none(
+    model: "keras.Model",
+    images: npt.NDArray[np.uint8],
+    target: npt.NDArray[np.int64],
+    layer: str | None = None,
+) -> list[npt.NDArray[np.float32] | None]:
+    """The raw Grad-CAM of every image for its target, None where the map is flat."""
+    from osteo_utils.gradcam import CamError, grad_cam
+
+    maps: list[npt.NDArray[np.float32] | None] = []
+    for image, wanted in zip(images, target, strict=True):
+        try:
+            maps.append(grad_cam(model, image[None], [int(wanted)], layer)[0])
+        except CamError as error:
+            if "map that varies" not in str(error):
+                raise
+            maps.append(None)
+    return maps
+
+
+def _draw_examples(
+    films: npt.NDArray[np.uint8],
+    maps: Sequence[npt.NDArray[np.float32] | None],
+    chosen: pd.DataFrame,
+    count: int,
+) -> Figure:
+    """A row for each kind; film and map side by side."""
+    kinds = list(dict.fromkeys(chosen["kind"]))
+    size = (2.5 * count + 1.0, 1.75 * len(kinds))
+    fig, grid = plt.subplots(
+        len(kinds), 2 * count, figsize=size, squeeze=False, layout="constrained"
+    )
+    top = max((float(cam.max()) for cam in maps if cam is not None), default=1.0)
+    free = {kind: iter(grid[row].reshape(-1, 2)) for row, kind in enumerate(kinds)}
+    shown = None
+    for film, cam, row in zip(films, maps, chosen.to_dict("records"), strict=True):
+        left, right = next(free[row["kind"]])
+        left.imshow(film[..., 0], cmap="gray", vmin=0, vmax=255)
+        left.set_title(f"label\n{CLASS_NAMES[row['label']]}", fontsize=8)
+        called = f"called\n{CLASS_NAMES[row['called']]} {row['confidence']:.2f}"
+        right.set_title(called, fontsize=8)
+        shown = _draw_map(right, film[..., 0], cam, top) or shown
+    for ax in grid.flat:
+        ax.axis("off")
+    for ax, kind in zip(grid[:, 0], kinds, strict=True):
+        _row_title(ax, kind)
+    if shown is not None:
+        fig.colorbar(shown, ax=list(grid.flat), label="saliency (raw units)", shrink=0.6, pad=0.01)
+    return fig
+
+
+def _row_title(ax: Axes, kind: str) -> None:
+    look: dict[str, Any] = {
+        "rotation": 90,
+        "ha": "right",
+        "va": "center",
+        "weight": "bold",
+        "fontsize": 9,
+    }
+    ax.text(-0.06, 0.5, kind, transform=ax.transAxes, **look)
+
+
+def _draw_map(
+    ax: Axes,
+    film: npt.NDArray[np.uint8],
+    cam: npt.NDArray[np.float32] | None,
+    top: float,
+) -> Any:  # noqa: ANN401
+    if cam is None:
+        ax.text(0.5, 0.5, "flat map", ha="center", va="center", transform=ax.transAxes, fontsize=8)
+        return None
+    extent = (-0.5, film.shape[1] - 0.5, film.shape[0] - 0.5, -0.5)
+    ax.imshow(film, cmap="gray", vmin=0, vmax=255)
+    look: dict[str, Any] = {"cmap": plots.SALIENCY_CMAP, "vmin": 0, "vmax": top, "alpha": 0.5}
+    return ax.imshow(cam, extent=extent, interpolation="bilinear", **look)
+
+
+def _examples_alt(title: str, run: Run, chosen: pd.DataFrame) -> str:
+    counts = chosen["kind"].value_counts()
+    kinds = ", ".join(f"{counts[kind]} {kind}" for kind in dict.fromkeys(chosen["kind"]))
+    drawn = chosen["peak"].dropna()
+    if drawn.empty:
+        maps = "none of them has a map that is not flat"
+    else:
+        maps = f"the peaks of their maps run from {drawn.min():.2g} to {drawn.max():.2g}"
+    return (
+        f"{len(chosen)} test films beside their Grad-CAM by {title}, seed {run.info['seed']}: "
+        f"{kinds}; {maps}."
+    )
+
+
+def _examples_text(run: Run, chosen: pd.DataFrame, layer: str) -> str:
+    test = run.predictions[run.predictions["part"] == "test"]
+    wrong = int((probabilities(test).argmax(axis=1) != test["label"]).sum())
+    flat = int(chosen["peak"].isna().sum())
+    text = (
+        f"Seed {run.info['seed']} calls {len(test) - wrong} of {len(test)} test films rightly and "
+        f"{wrong} wrongly. Shown are those it is most sure of, and the ones it is least sure of; "
+        f"the maps are those of the layer `{layer}` for the class that was called. "
+    )
+    if flat:
+        text += (
+            f"For {flat} of the {len(chosen)} films the map is flat: no region of it speaks for "
+            "the called class, which then won by the constant of the last layer alone."
+        )
+    return text.strip()
+
+
+# ---------------------------------------------------------------------------------------------
+# Cost
+
+
+def show_cost(models: Mapping[str, "keras.Model"], batch_size: int = 8) -> pd.DataFrame:
+    """Show `cost.cost_table` of the models in readable units, and return it."""
+    from osteo_utils.cost import cost_table
+
+    table = cost_table(models, batch_size)
+    shown = pd.DataFrame(
+        {
+            "parameters": table["parameters"].map("{:,.0f}".format),
+            "million multiply-adds": (table["multiply_adds"] / 1e6).map("{:,.1f}".format),
+            "ms an image": table["milliseconds"].map("{:,.1f}".format),
+            "weights (MB)": table["weights_mb"].map("{:,.1f}".format),
+            "activations (MB an image)": table["activations_mb"].map("{:,.1f}".format),
+        }
+    )
+    display(shown)
+    return table

@@ -1,0 +1,191 @@
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from osteo_utils import models, plots, reports, runs
+from osteo_utils.course import Course, split
+from osteo_utils.models import Architecture
+from osteo_utils.profiles import PROFILES
+from osteo_utils.runs import RunError, write_run
+from osteo_utils.splits import PARTS, split_hash, write_split
+
+SCORES = ("precision", "recall", "f1")
+
+
+def backbone(x, weights):
+    return keras.layers.ReLU(name="last")(keras.layers.Conv2D(4, 3, strides=4)(x))
+
+
+@pytest.fixture(autouse=True)
+def tiny_architecture(monkeypatch):
+    tiny = Architecture("tiny", "Tiny", backbone, "0..1", 1, 32, 8, "last", 1e-2, 2026, "nobody")
+    monkeypatch.setitem(models.ARCHITECTURES, "tiny", tiny)
+
+
+@pytest.fixture
+def page(monkeypatch):
+    """What the functions put on the page: alt texts, sentences and tables."""
+    shown = {"alt": [], "say": [], "tables": []}
+    monkeypatch.setattr(plots, "show", lambda fig, alt: shown["alt"].append(alt))
+    monkeypatch.setattr(plots, "say", shown["say"].append)
+    monkeypatch.setattr(reports, "display", shown["tables"].append)
+    return shown
+
+
+@pytest.fixture
+def course(tmp_path):
+    """Eighteen films on disk, six in each part."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "corpus"
+    root.mkdir()
+    (root / "corpus.json").write_text(json.dumps({"best_possible": {"balanced_accuracy": 0.9}}))
+    table = pd.DataFrame(
+        {
+            "path": [f"{i}.png" for i in range(18)],
+            "label": [0, 0, 1, 1, 2, 2] * 3,
+            "group": [f"p{i:02d}" for i in range(18)],
+            "part": np.repeat(PARTS, 6),
+            "sha256": [f"{i:064d}" for i in range(18)],
+        }
+    )
+    for path in table["path"]:
+        Image.fromarray(rng.integers(0, 256, (32, 32), dtype=np.uint8)).save(root / path)
+    profile = dataclasses.replace(PROFILES["smoke"], image_size=32)
+    made = Course(profile, str(root), 0, tmp_path / "runs", root)
+    made.folder.mkdir(parents=True)
+    write_split(table, made.folder / "split.csv")
+    return made
+
+
+@pytest.fixture
+def make_run(course):
+    """A finished run; its six test films: four right, one wrong with 0.8, one wrong with 0.4."""
+
+    def make(seed=0, hash_of=None, stages=(1, 1, 1)):
+        table = split(course)
+        rows = table[table["part"] != "train"][["path", "group", "part", "label"]]
+        p = np.tile(np.eye(3)[[0, 0, 1, 1, 2, 2]] * 0.7 + 0.1, (2, 1))
+        p[-1], p[6] = (0.8, 0.1, 0.1), (0.3, 0.4, 0.3)
+        rows = rows.assign(**dict(zip(runs.PROBABILITY_COLUMNS, p.T, strict=True)))
+        score = {"value": 0.7 + 0.1 * seed, "low": 0.5, "high": 0.9}
+        by_class = {f"{s}_{c}": score for s in SCORES for c in ("normal", "osteopenia")}
+        by_class |= {f"{s}_osteoporosis": dict.fromkeys(score) for s in SCORES}
+        metrics = {"test": {"balanced_accuracy": score, **by_class}}
+        history = pd.DataFrame(
+            {
+                "epoch": [1, 2, 3],
+                "loss": [1.0, 0.8, 0.6],
+                "val_loss": [1.1, 0.9, 1.0],
+                "val_accuracy": [0.3, 0.5, 0.4],
+                "stage": stages,
+            }
+        )
+        info = {
+            "class_names": ["Normal", "Osteopenia", "Osteoporosis"],
+            "model": "tiny",
+            "image_size": 32,
+            "seed": seed,
+            "split_hash": hash_of or split_hash(table),
+            "preprocessing": "0..1",
+            "profile": "smoke",
+            "parameters": 55,
+            "epochs_run": 3,
+            "best_epoch": 2,
+            "seconds": 1.5,
+            "precision": "float32",
+            "device": "cpu",
+        }
+        model = models.build("tiny", 32, seed=1)
+        return write_run(course.runs / f"seed{seed}", info, model, rows, metrics, history)
+
+    return make
+
+
+def test_classification_table_has_scores_intervals_and_support(make_run):
+    table = reports.classification_table(make_run())
+    assert list(table.index) == ["Normal", "Osteopenia", "Osteoporosis"]
+    assert table["support"].tolist() == [2, 2, 2]
+    assert table.loc["Normal", ["recall", "recall_low", "recall_high"]].tolist() == [0.7, 0.5, 0.9]
+    assert np.isnan(table.loc["Osteoporosis", "f1"])
+
+
+def test_scores_are_written_with_their_interval():
+    assert reports.with_interval({"value": 0.8, "low": 0.7, "high": 0.9}) == "0.80 (0.70 to 0.90)"
+    assert reports.with_interval({"value": 0.8, "low": None, "high": None}).endswith(
+        "(no interval)"
+    )
+    assert reports.with_interval(dict.fromkeys(("value", "low", "high"))) == "not measurable"
+
+
+def test_examples_are_the_surest_and_the_least_sure(make_run):
+    chosen = reports.choose_examples(make_run(), count=1)
+    assert chosen["kind"].tolist() == ["right", "wrong", "unsure"]
+    assert chosen.loc[5, "kind"] == "wrong"  # the wrong one with 0.8
+    assert chosen.loc[0, "kind"] == "unsure"  # the other wrong one, with 0.4
+    everything = reports.choose_examples(make_run(), count=4)
+    assert sorted(everything.index) == list(range(6))  # none twice
+
+
+def test_show_training_tells_what_the_runs_say(make_run, course, page, monkeypatch):
+    made = [make_run(0), make_run(1)]
+    monkeypatch.setattr(reports, "train_seeds", lambda *args: made)
+    assert reports.show_training(course, "tiny") == made
+    assert len(page["tables"]) == 2
+    assert page["tables"][0].data["seed"].tolist() == [0, 1]
+    assert page["tables"][1].data["recall"].tolist() == ["0.70 (0.50 to 0.90)"] * 2 + [
+        "not measurable"
+    ]
+    (verdict,) = page["say"]
+    assert "mean of 2 seeds: **0.75**, 0.10 from the worst seed to the best" in verdict
+    assert "Chance is 0.33 and the model is 0.42 above it" in verdict
+    assert "the best possible score is 0.90 and the model is 0.15 below it" in verdict
+    assert len(set(page["alt"])) == 2
+    assert "seed 1 kept epoch 2 of 3, training loss 0.80, validation loss 0.90" in page["alt"][0]
+
+
+def test_curves_say_where_fine_tuning_began(make_run):
+    assert "Fine-tuning" not in reports.seed_curves([make_run()])[1]
+    fig, alt = reports.seed_curves([make_run(stages=(1, 1, 2))])
+    assert "Fine-tuning began with epoch 3" in alt
+    assert {float(ax.lines[-1].get_xdata()[0]) for ax in fig.axes} == {2.5}
+
+
+def test_show_examples_draws_films_and_maps(make_run, course, page):
+    chosen = reports.show_examples(course, make_run(), count=2)
+    assert chosen["kind"].value_counts().to_dict() == {"right": 2, "wrong": 2, "unsure": 2}
+    assert "calls 4 of 6 test films rightly and 2 wrongly" in page["say"][0]
+    assert "2 right, 2 wrong, 2 unsure" in page["alt"][0]
+    flat = chosen["peak"].isna().sum()
+    assert ("flat" in page["say"][0]) == (flat > 0)
+
+
+def test_flat_maps_are_counted_and_not_drawn(make_run, course, page, monkeypatch):
+    run = make_run()
+    silent = run.model()
+    silent.get_layer("logits").set_weights([np.zeros((4, 3)), np.zeros(3)])
+    monkeypatch.setattr(type(run), "model", lambda self: silent)
+    chosen = reports.show_examples(course, run, count=1)
+    assert chosen["peak"].isna().all()
+    assert "For 3 of the 3 films the map is flat" in page["say"][0]
+    assert "none of them has a map" in page["alt"][0]
+    with pytest.raises(ValueError, match="nowhere"):
+        reports.maps_or_none(
+            silent, np.zeros((1, 32, 32, 1), np.uint8), np.zeros(1, int), "nowhere"
+        )
+
+
+def test_a_run_on_another_split_is_refused(make_run, course):
+    with pytest.raises(RunError, match="profile 'smoke'"):
+        reports.show_examples(course, make_run(hash_of="0" * 64))
+
+
+def test_show_cost_returns_the_numbers(page):
+    model = models.build("tiny", 32)
+    table = reports.show_cost({"Tiny": model}, batch_size=2)
+    assert table.loc["Tiny", "parameters"] == model.count_params()
+    assert page["tables"][0].loc["Tiny", "parameters"] == "55"
