@@ -35,6 +35,9 @@ def get_profile(name: str) -> Profile:
     return PROFILES[name]
 
 
+_ONCE: Final[dict[str, Any]] = {"seeds": (0,)}
+_ONCE_BF16: Final = _ONCE | {"precision": "mixed_bfloat16"}
+
 # What one model does otherwise than its profile. Smoke: the least size a network takes. Quick:
 # what two cores can train within the time of a build (measured; see benchmarks/bench_training.py).
 RECIPES: Final[dict[str, dict[str, dict[str, Any]]]] = {
@@ -45,20 +48,15 @@ RECIPES: Final[dict[str, dict[str, dict[str, Any]]]] = {
         "late_fusion": {"image_size": 75},
     },
     "quick": {
-        "alexnet": {"image_size": 128, "epochs": 10, "seeds": (0,)},
-        "vgg16": {"image_size": 64, "epochs": 6, "seeds": (0,), "precision": "mixed_bfloat16"},
-        "vgg19": {"image_size": 64, "epochs": 6, "seeds": (0,), "precision": "mixed_bfloat16"},
-        "resnet50": {"image_size": 80, "epochs": 7, "seeds": (0,), "precision": "mixed_bfloat16"},
-        "inception_v3": {"image_size": 80, "seeds": (0,), "precision": "mixed_bfloat16"},
-        "xception": {"image_size": 80, "epochs": 5, "seeds": (0,), "precision": "mixed_bfloat16"},
-        "densenet121": {"image_size": 80, "epochs": 7, "seeds": (0,)},
-        "mobilenet_v2": {"epochs": 12},
-        "late_fusion": {
-            "image_size": 80,
-            "epochs": 4,
-            "precision": "mixed_bfloat16",
-            "seeds": (0,),
-        },
+        "alexnet": _ONCE | {"image_size": 128, "epochs": 10},
+        "vgg16": _ONCE_BF16 | {"image_size": 64, "epochs": 6},
+        "vgg19": _ONCE_BF16 | {"image_size": 64, "epochs": 6},
+        "resnet50": _ONCE_BF16 | {"image_size": 64},
+        "inception_v3": _ONCE_BF16 | {"image_size": 80, "epochs": 7},
+        "xception": _ONCE_BF16 | {"image_size": 72, "epochs": 5},
+        "densenet121": _ONCE | {"image_size": 64},
+        "mobilenet_v2": _ONCE | {"epochs": 12},
+        "late_fusion": _ONCE_BF16 | {"image_size": 75, "epochs": 4},
     },
     "full": {},
 }

@@ -17,6 +17,7 @@ from osteo_utils.models import (
     get_architecture,
     last_conv_layers,
 )
+from osteo_utils.profiles import PROFILES, RECIPES, recipe
 
 DATA = Path(os.environ.get("OSTEO_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 WEIGHTS = DATA / "keras_models"
@@ -166,6 +167,31 @@ def test_preprocessing_is_that_of_the_library(name):
     scale, offset = (np.asarray(v) for v in PREPROCESSING[get_architecture(name).preprocessing])
     ours = (grey / 255)[None, :, None, None] * scale + offset
     np.testing.assert_allclose(np.broadcast_to(ours, expected.shape), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_has_images_that_every_network_takes(profile):
+    for name, architecture in ARCHITECTURES.items():
+        own = recipe(PROFILES[profile], name)
+        assert own.image_size >= architecture.min_size, name
+        assert own.epochs >= 1
+        assert 0 in own.seeds
+
+
+def test_recipes_name_architectures():
+    assert {name for each in RECIPES.values() for name in each} <= set(ARCHITECTURES)
+
+
+def test_vgg_from_scratch_keeps_the_signal_and_what_differs_between_images(models):
+    model = models["vgg16"]
+    convolutions = [layer.output for layer in model.layers if isinstance(layer, layers.Conv2D)]
+    maps = keras.Model(model.input, convolutions)(images(4), training=False)
+    spread = [float(np.std(each)) for each in maps]
+    between = [float(np.asarray(each).std(axis=0).mean()) for each in maps]
+    assert 0.5 < spread[-1] / spread[0] < 2
+    assert between[-1] > 0.3 * spread[-1]
+    kernel = model.get_layer("block4_conv2").get_weights()[0]
+    np.testing.assert_allclose(kernel.mean(axis=(0, 1, 2)), 0, atol=1e-6)
 
 
 def test_batch_norm_follows_quickly_from_scratch(models):
