@@ -4,6 +4,10 @@ All scores are computed by one weighted, vectorised function: a bootstrap resamp
 multiplicities (how often each image was drawn), so a thousand resamples are one matrix product and
 no loop. What cannot be measured is NaN and never 0: a class without a single image has no recall,
 precision, F1, specificity or AUC, and so neither have the means over classes.
+
+Two classifiers are compared on the same images (`paired_difference`, `mcnemar`), many comparisons
+are corrected by `holm`, and what a classifier is worth in use is asked by `temperature`,
+`risk_coverage` and `expected_cost`.
 """
 
 from collections.abc import Sequence
@@ -12,13 +16,20 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
+from scipy.stats import binomtest
 
 from osteo_utils.labels import CLASS_NAMES
 
 Floats = npt.NDArray[np.float64]
 
 ECE_BINS: Final = 10
+# Rows are true, columns predicted: an error costs the number of classes it is off, 1 or 2.
+ORDINAL_COST: Final = ((0.0, 1.0, 2.0), (1.0, 0.0, 1.0), (2.0, 1.0, 0.0))
 _CLASSES: Final = len(CLASS_NAMES)
+_SMALLEST: Final = 1e-12  # probabilities below are raised to it before a logarithm is taken
+_TEMPERATURES: Final = (0.05, 20.0)
 
 
 def scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> dict[str, float]:
@@ -90,6 +101,151 @@ def reliability(
             "accuracy": _ratio(right, count),
         }
     )
+
+
+def paired_difference(
+    labels: npt.ArrayLike,
+    p: npt.ArrayLike,
+    q: npt.ArrayLike,
+    groups: npt.ArrayLike,
+    score: str = "balanced_accuracy",
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, float]:
+    """Score of `p` minus score of `q`, both (n, 3), on the same images, and how sure that is.
+
+    `value`; `low` and `high`, the percentile interval over resampled groups, in each of which both
+    classifiers meet the same images; `p`, two-sided: twice the smaller share of resamples on
+    either side of 0, each side with one added (Davison & Hinkley 1997, 4), so it is never below
+    2 / (resamples + 1). NaN where the score cannot be measured. `score` is any name of `scores`.
+    """
+    y, first = _checked(labels, p)
+    _, second = _checked(labels, q)
+    weights = _multiplicities(np.asarray(groups), len(y), resamples, seed)
+    drawn, value = (_difference(y, first, second, w, score) for w in (weights, _ones(y)))
+    tail = (1 - confidence) / 2
+    low, high = _quantiles(drawn, tail, 1 - tail)
+    return {"value": float(value[0]), "low": low, "high": high, "p": _two_sided(drawn)}
+
+
+def mcnemar(labels: npt.ArrayLike, a: npt.ArrayLike, b: npt.ArrayLike) -> dict[str, float]:
+    """Exact McNemar test (1947) of two classifiers' answers, class indices of shape (n,) each.
+
+    `only_a` and `only_b` count the images that one alone has right; if both are equally good, each
+    of these is a fair coin's toss, and `p` is its two-sided binomial probability (1 without any
+    such image). It takes images for independent: with several of a patient, p is often too small.
+    """
+    y = _checked_labels(labels)
+    right = [_checked_labels(answers, name) == y for answers, name in ((a, "a"), (b, "b"))]
+    only_a, only_b = int(np.sum(right[0] & ~right[1])), int(np.sum(~right[0] & right[1]))
+    tosses = only_a + only_b
+    p = float(binomtest(only_a, tosses).pvalue) if tosses else 1.0
+    return {"only_a": only_a, "only_b": only_b, "p": p}
+
+
+def holm(p_values: npt.ArrayLike) -> Floats:
+    """P-values adjusted for being many (Holm 1979), in the given order, each at most 1.
+
+    Rejecting where the adjusted value is at most 0.05 keeps the probability of even one false
+    alarm at 5 % or less, however the tests depend on each other. NaN stays NaN and is not counted.
+    """
+    p = np.asarray(p_values, dtype=float)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted = np.full(p.shape, np.nan)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval (low, high) of a share `successes / n` (Wilson 1927); NaN for n = 0."""
+    if n == 0:
+        return np.nan, np.nan
+    found = binomtest(int(successes), int(n)).proportion_ci(confidence, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def temperature(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+    """The T of `tempered` with the lowest log loss, 0.05 to 20 (Guo et al. 2017). Use validation.
+
+    Above 1 the probabilities were too sure of themselves, below 1 too shy.
+    """
+    y, p = _checked(labels, probabilities)
+
+    def loss(log_t: float) -> float:
+        given = tempered(p, np.exp(log_t))[np.arange(len(y)), y]
+        return float(-np.log(np.maximum(given, _SMALLEST)).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded").x))
+
+
+def tempered(probabilities: npt.ArrayLike, t: float) -> Floats:
+    """Probabilities, (n, 3), to the power 1 / t and normalised: the softmax of logits over t."""
+    if not t > 0:
+        raise ValueError(f"temperature: expected a number above 0, found {t}")
+    p = np.asarray(probabilities, dtype=float)
+    return np.asarray(softmax(np.log(np.maximum(p, _SMALLEST)) / t, axis=1))
+
+
+def risk_coverage(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> pd.DataFrame:
+    """What is left of the errors if only sure answers are given (Geifman & El-Yaniv 2017).
+
+    One row for each distinct top probability, from the surest down: `coverage`, share of the images
+    with at least that `threshold`, 0 to 1, and `risk`, share of errors among them.
+    """
+    y, p = _checked(labels, probabilities)
+    top, wrong = p.max(axis=1), (p.argmax(axis=1) != y).astype(float)
+    order = np.argsort(-top, kind="stable")
+    counts, errors = np.arange(1, len(y) + 1), np.cumsum(wrong[order])
+    last = np.flatnonzero(np.diff(top[order], append=-np.inf))  # of the images that are tied
+    return pd.DataFrame(
+        {
+            "coverage": counts[last] / len(y),
+            "risk": errors[last] / counts[last],
+            "threshold": top[order][last],
+        }
+    )
+
+
+def risk_coverage_area(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+    """Area under `risk_coverage`, 0 to 1, lower is better: mean risk over the image counts.
+
+    A classifier whose confidence says nothing has its error rate here.
+    """
+    table = risk_coverage(labels, probabilities)
+    return float(table["risk"] @ np.diff(table["coverage"], prepend=0.0))
+
+
+def expected_cost(
+    labels: npt.ArrayLike, predicted: npt.ArrayLike, cost: npt.ArrayLike = ORDINAL_COST
+) -> float:
+    """Mean cost of the answers, class indices of shape (n,).
+
+    `cost`, (3, 3), rows true and columns predicted; by default the absolute distance of the
+    classes |i - j|: a Normal called Osteoporosis costs 2, a neighbour 1, a right answer 0.
+    """
+    price = np.asarray(cost, dtype=float)
+    if price.shape != (_CLASSES, _CLASSES):
+        raise ValueError(f"cost: expected shape {(_CLASSES, _CLASSES)}, found {price.shape}")
+    matrix = confusion(labels, predicted)
+    return float((matrix * price).sum() / matrix.sum())
+
+
+def _difference(y: npt.NDArray[np.int64], p: Floats, q: Floats, w: Floats, score: str) -> Floats:
+    found = [_weighted_scores(y, each, w) for each in (p, q)]
+    if score not in found[0]:
+        raise ValueError(f"score: expected one of {', '.join(found[0])}, found {score!r}")
+    return np.asarray(found[0][score] - found[1][score])
+
+
+def _two_sided(drawn: Floats) -> float:
+    known = drawn[np.isfinite(drawn)]
+    if known.size == 0:
+        return np.nan
+    below, above = np.sum(known <= 0), np.sum(known >= 0)
+    return float(min(1.0, 2 * (1 + min(below, above)) / (known.size + 1)))
 
 
 def _weighted_scores(y: npt.NDArray[np.int64], p: Floats, weights: Floats) -> dict[str, Floats]:

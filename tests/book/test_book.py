@@ -1,9 +1,7 @@
 """The built pages, in a real browser with every other host out of reach."""
 
 import functools
-import http.server
 import json
-import threading
 from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -12,89 +10,20 @@ import axe_core_python
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from playwright.sync_api import sync_playwright
-from smoke import CHAPTERS, ROOT, chromium, smoke_build
+from smoke import CHAPTERS, ROOT
 
-FLAGS = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking"
-FLAGS += " --disable-component-update --disable-sync"
 AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text("utf-8")
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
 PAGES = ["book/welcome", *(f"book/{path.stem}" for path in (ROOT / "book").glob("*.md"))]
 PAGES = [*sorted({*PAGES, "book/status"}), *(f"notebooks/{chapter}" for chapter in CHAPTERS)]
-WIDE, NARROW = {"width": 1300, "height": 900}, {"width": 360, "height": 740}
-LOCAL = ("file:", "data:", "blob:", "http://127.0.0.1:")
+NARROW = {"width": 360, "height": 740}
 
 each_page = pytest.mark.parametrize("page", PAGES)
-
-
-@pytest.fixture(scope="session")
-def html() -> Path:
-    return smoke_build() / "html"
-
-
-@pytest.fixture(scope="session")
-def browser():
-    path = chromium()
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=path, args=FLAGS.split())
-
-
-class Visit:
-    """An open page with all that it asked for and complained about."""
-
-    def __init__(self, browser, viewport, scheme):
-        # Without motion nothing is caught half way through a fade.
-        look = {"color_scheme": scheme, "reduced_motion": "reduce"}
-        self.context = browser.new_context(viewport=viewport, **look)
-        self.page = self.context.new_page()
-        self.foreign: list[str] = []
-        self.complaints: list[str] = []
-        self.page.route(lambda url: not url.startswith(LOCAL), self._refuse)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("requestfailed", lambda request: self.complaints.append(request.url))
-        self.page.on("console", self._listen)
-
-    def _refuse(self, route):
-        self.foreign.append(route.request.url)
-        route.abort()
-
-    def _listen(self, message):
-        if message.type == "error":
-            self.complaints.append(message.text)
-
-
-@pytest.fixture
-def visit(browser):
-    opened = []
-
-    def open_page(url, viewport=WIDE, scheme="light") -> Visit:
-        new = Visit(browser, viewport, scheme)
-        opened.append(new)
-        new.page.goto(url)
-        new.page.wait_for_timeout(700)  # quizzes look for MathJax after half a second
-        return new
-
-    yield open_page
-    for each in opened:
-        each.context.close()
 
 
 @functools.cache
 def soup(path: Path) -> BeautifulSoup:
     return BeautifulSoup(path.read_text("utf-8"), "html.parser")
-
-
-@pytest.fixture(scope="session")
-def server(html):
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    handler = functools.partial(Quiet, directory=html)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
 
 
 @each_page

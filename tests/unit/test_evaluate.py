@@ -6,7 +6,21 @@ import pytest
 from sklearn import metrics
 from statsmodels.stats.proportion import proportion_confint
 
-from osteo_utils.evaluate import bootstrap, confusion, reliability, scores
+from osteo_utils.evaluate import (
+    bootstrap,
+    confusion,
+    expected_cost,
+    holm,
+    mcnemar,
+    paired_difference,
+    reliability,
+    risk_coverage,
+    risk_coverage_area,
+    scores,
+    temperature,
+    tempered,
+    wilson,
+)
 from osteo_utils.labels import CLASS_NAMES
 
 
@@ -173,3 +187,159 @@ def test_bad_bootstrap_arguments_are_refused():
         bootstrap(y, p, np.arange(10), resamples=0)
     with pytest.raises(ValueError, match="predicted"):
         confusion(y, y[:5])
+
+
+def test_mcnemar_by_hand():
+    y = np.zeros(10, int)
+    a = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1])  # right on the first six
+    b = np.array([1, 1, 1, 1, 1, 0, 0, 1, 1, 1])  # right on the sixth and the seventh
+    # Five films are A's alone, one is B's: of six tosses at most one on a side, 2 (1 + 6) / 64.
+    assert mcnemar(y, a, b) == {"only_a": 5, "only_b": 1, "p": pytest.approx(14 / 64)}
+    assert mcnemar(y, b, a) == {"only_a": 1, "only_b": 5, "p": pytest.approx(14 / 64)}
+    assert mcnemar(y, a, a) == {"only_a": 0, "only_b": 0, "p": 1.0}
+
+
+def test_mcnemar_equals_statsmodels():
+    from statsmodels.stats.contingency_tables import mcnemar as reference
+
+    y, p = guesses(100, 1, 1.0)
+    _, q = guesses(100, 2, 0.0)
+    right_p, right_q = p.argmax(1) == y, q.argmax(1) == y
+    table = [[np.sum(u & v) for v in (right_q, ~right_q)] for u in (right_p, ~right_p)]
+    found = mcnemar(y, p.argmax(1), q.argmax(1))
+    assert found["p"] == pytest.approx(reference(table, exact=True).pvalue)
+
+
+def test_paired_difference_of_two_groups_by_hand():
+    # Group 0: p right, q wrong. Group 1: both right. A resample draws two of the two groups.
+    y, groups = np.array([0, 0]), np.array([0, 1])
+    p, q = np.eye(3)[[0, 0]], np.eye(3)[[1, 0]]
+    found = paired_difference(y, p, q, groups, "accuracy", resamples=2000)
+    assert found["value"] == 0.5
+    assert (found["low"], found["high"]) == (0.0, 1.0)
+    # A quarter of the resamples holds group 1 alone: difference 0; none is below.
+    assert found["p"] == pytest.approx(0.5, abs=0.06)
+
+
+def test_paired_difference_of_a_classifier_with_itself_is_nothing():
+    y, p = guesses(60)
+    same = paired_difference(y, p, p, np.arange(60), resamples=100)
+    assert same == {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
+
+
+def test_paired_difference_turns_with_its_arguments_and_is_narrower_than_unpaired():
+    y, p = guesses(200)
+    q = tempered(p, 3.0) * 0.9 + 0.1 / 3
+    q[:10] = np.roll(q[:10], 1, axis=1)
+    groups = np.arange(200) // 2
+    there = paired_difference(y, p, q, groups, "brier", 400, seed=2)
+    back = paired_difference(y, q, p, groups, "brier", 400, seed=2)
+    assert there["value"] == pytest.approx(scores(y, p)["brier"] - scores(y, q)["brier"])
+    assert [-back["high"], -back["low"]] == pytest.approx([there["low"], there["high"]])
+    assert there["p"] == back["p"] == pytest.approx(2 / 401)  # none of 400 on the other side
+    alone = bootstrap(y, p, groups, 400, seed=2).loc["brier"]
+    assert there["high"] - there["low"] < alone["high"] - alone["low"]
+
+
+def test_paired_difference_is_calibrated_where_nothing_differs():
+    found = []
+    for seed in range(60):
+        y, p = guesses(80, seed, 1.0)
+        q = p[:, [0, 1, 2]].copy()
+        swapped = np.random.default_rng(seed).permutation(80)[:40]
+        partner = np.random.default_rng(1000 + seed).normal(size=(40, 3)) + np.eye(3)[y[swapped]]
+        q[swapped] = np.exp(partner) / np.exp(partner).sum(axis=1, keepdims=True)
+        found.append(paired_difference(y, p, q, np.arange(80), resamples=200, seed=seed)["p"])
+    assert np.mean(np.array(found) < 0.1) < 0.3
+    assert np.mean(np.array(found) < 0.5) > 0.2
+
+
+def test_paired_difference_that_cannot_be_measured_is_nan():
+    y, p = guesses(20)
+    found = paired_difference(np.minimum(y, 1), p, p, np.arange(20), resamples=20)
+    assert np.isnan([found[key] for key in ("value", "low", "high", "p")]).all()
+    with pytest.raises(ValueError, match="score: expected one of accuracy"):
+        paired_difference(y, p, p, np.arange(20), "goodness")
+
+
+def test_holm_by_hand():
+    # Sorted 0.01, 0.02, 0.04: times 3, 2, 1 is 0.03, 0.04, 0.04.
+    assert holm([0.04, 0.01, 0.02]).tolist() == pytest.approx([0.04, 0.03, 0.04])
+    # A later one is never below an earlier one, and none is above 1.
+    assert holm([0.5, 0.4, 0.01]).tolist() == pytest.approx([0.8, 0.8, 0.03])
+    assert holm([0.9, 0.8]).tolist() == [1, 1]
+    assert holm([]).tolist() == []
+    with_gap = holm([0.01, np.nan, 0.02])
+    assert with_gap[[0, 2]].tolist() == pytest.approx([0.02, 0.02])
+    assert np.isnan(with_gap[1])
+
+
+def test_holm_equals_statsmodels():
+    from statsmodels.stats.multitest import multipletests
+
+    p = np.random.default_rng(0).random(9) ** 3
+    assert holm(p).tolist() == pytest.approx(multipletests(p, method="holm")[1].tolist())
+
+
+def test_wilson_by_hand():
+    # z = 1.95996; 8 of 10: centre (0.8 + z^2/20) / (1 + z^2/10), half width by the same divisor.
+    z = 1.959964
+    centre = (0.8 + z**2 / 20) / (1 + z**2 / 10)
+    half = z * np.sqrt(0.8 * 0.2 / 10 + z**2 / 400) / (1 + z**2 / 10)
+    assert wilson(8, 10) == pytest.approx((centre - half, centre + half), abs=1e-6)
+    assert wilson(0, 10)[0] == 0
+    assert np.isnan(wilson(0, 0)).all()
+
+
+def test_tempered_by_hand():
+    p = [[0.64, 0.32, 0.04]]
+    roots = np.array([0.8, np.sqrt(0.32), 0.2])
+    np.testing.assert_allclose(tempered(p, 2.0)[0], roots / roots.sum())
+    np.testing.assert_allclose(tempered(p, 1.0), p)
+    np.testing.assert_allclose(tempered([[1.0, 0.0, 0.0]], 3.0), [[1, 0, 0]], atol=2e-4)
+    with pytest.raises(ValueError, match="above 0"):
+        tempered(p, 0.0)
+
+
+def test_temperature_recovers_the_one_that_was_applied():
+    rng = np.random.default_rng(0)
+    honest = rng.dirichlet([0.5] * 3, 4000)
+    y = np.array([rng.choice(3, p=row) for row in honest])
+    assert temperature(y, honest) == pytest.approx(1, abs=0.08)
+    boastful = tempered(honest, 0.5)
+    assert temperature(y, boastful) == pytest.approx(2, abs=0.16)
+    assert scores(y, tempered(boastful, 2.0))["ece"] < scores(y, boastful)["ece"]
+
+
+def test_temperature_by_hand():
+    # Sure 0.9 : 0.1, right in 3 of 4. Best log loss where the answer gets 3/4: odds 9^(1/T) = 3.
+    p = np.array([[0.9, 0.1, 0.0]] * 4)
+    assert temperature([0, 0, 0, 1], p) == pytest.approx(2, abs=1e-3)
+
+
+def test_risk_and_coverage_by_hand():
+    y = np.array([0, 0, 0, 0])
+    p = np.array([[0.9, 0.1, 0], [0.2, 0.8, 0], [0.7, 0.3, 0], [0.3, 0.7, 0]])
+    table = risk_coverage(y, p)  # sure to unsure: right, wrong, then a tie of right and wrong
+    assert table["coverage"].tolist() == [0.25, 0.5, 1.0]
+    assert table["risk"].tolist() == [0.0, 0.5, 0.5]
+    assert table["threshold"].tolist() == [0.9, 0.8, 0.7]
+    assert risk_coverage_area(y, p) == pytest.approx(0.25 * 0 + 0.25 * 0.5 + 0.5 * 0.5)
+
+
+def test_risk_coverage_area_of_a_useful_and_of_a_useless_confidence():
+    y, p = guesses(2000)
+    error = 1 - scores(y, p)["accuracy"]
+    assert risk_coverage_area(y, p) < 0.6 * error
+    flat = np.eye(3)[p.argmax(axis=1)]
+    assert risk_coverage_area(y, flat) == pytest.approx(error)
+
+
+def test_expected_cost_by_hand():
+    y, z = [0, 0, 1, 2], [0, 2, 0, 2]  # one right end, two off, one off, right
+    assert expected_cost(y, z) == pytest.approx((0 + 2 + 1 + 0) / 4)
+    cost = np.array([[0, 1, 9], [1, 0, 1], [9, 5, 0]])
+    assert expected_cost(y, z, cost) == pytest.approx((0 + 9 + 1 + 0) / 4)
+    assert expected_cost([2], [1], cost) == 5  # rows are true
+    with pytest.raises(ValueError, match="cost: expected shape"):
+        expected_cost(y, z, [[0, 1], [1, 0]])

@@ -1,0 +1,329 @@
+"""Decision-level fusion: members are finished runs, and only their probabilities are combined.
+
+Nothing is trained again: all there is to know about a member stands in its `predictions.csv`.
+What has to be chosen (weights, a stacking model) is chosen on the validation part; the test part
+is only ever predicted. `members` is everywhere a list of (n, 3) arrays of probabilities of the
+same n images, classes in the order of `CLASS_NAMES`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.optimize import minimize
+
+from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.runs import PROBABILITY_COLUMNS, Run, RunError, probabilities
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Members = Sequence[Floats] | Floats
+How = Literal["soft", "weighted", "stacked", "majority"]
+
+HOW: Final[tuple[How, ...]] = ("soft", "weighted", "stacked", "majority")
+
+# In the order of data/published_summary.csv; names as in `models.ARCHITECTURES`.
+PAIRS: Final = (
+    ("vgg16", "vgg19"),
+    ("inception_v3", "xception"),
+    ("resnet50", "densenet121"),
+    ("alexnet", "mobilenet_v2"),
+    ("inception_v3", "densenet121"),
+    ("xception", "densenet121"),
+    ("mobilenet_v2", "xception"),
+    ("inception_v3", "mobilenet_v2"),
+    ("custom_cnn", "densenet121"),
+)
+
+_SMALLEST: Final = 1e-6  # probabilities below are raised to it before a logarithm is taken
+_TIE_BREAK: Final = 1e-6  # of a vote
+_STRENGTHS: Final = (1e-3, 1e-2, 1e-1, 1.0)  # inverse regularisation, strongest first
+_FOLDS: Final = 5
+
+
+class Aligned(NamedTuple):
+    """One part of several runs, row by row the same images."""
+
+    labels: Ints  # (n,)
+    groups: npt.NDArray[Any]  # (n,)
+    paths: npt.NDArray[Any]  # (n,)
+    members: list[Floats]  # a (n, 3) array of probabilities for each run
+
+
+def published_key(name: str) -> str:
+    """What remains of a model's name, title or published name: "VGG 16 + VGG 19", "vgg16+vgg19".
+
+    Lower case, without spaces and underscores; so it is the same for a row of
+    `data/published_summary.csv`, for the title in the registry and for a pair joined by "+".
+    """
+    return "".join(c for c in name.casefold() if c.isalnum() or c == "+")
+
+
+def aligned(runs: Sequence[Run], part: str) -> Aligned:
+    """Labels, groups, paths and the probabilities of every run on `part`, checked to fit together.
+
+    Raises `RunError` when the runs were made on different splits, with different class orders, or
+    hold other images, labels or groups (or the same in another order) than the first.
+    """
+    if not runs:
+        raise RunError("ensemble: expected at least one run, found none")
+    tables = [run.predictions[run.predictions["part"] == part] for run in runs]
+    for run, table in zip(runs, tables, strict=True):
+        _check_same(runs[0], run, tables[0], table, part)
+    first = tables[0]
+    return Aligned(
+        first["label"].to_numpy(dtype=np.int64),
+        first["group"].to_numpy(),
+        first["path"].to_numpy(),
+        [probabilities(table) for table in tables],
+    )
+
+
+def soft_vote(members: Members, weights: npt.ArrayLike | None = None) -> Floats:
+    """Weighted mean of the members' probabilities, shape (n, 3); equal weights if none are given.
+
+    Weights are non-negative and sum to 1, one for each member; `ValueError` otherwise.
+    """
+    p = _stacked(members)
+    if weights is None:
+        return np.asarray(p.mean(axis=0))
+    w = np.asarray(weights, dtype=float)
+    if w.shape != (len(p),) or (w < 0).any() or not np.isclose(w.sum(), 1, atol=1e-6):
+        raise ValueError(
+            f"weights: expected {len(p)} non-negative numbers that sum to 1, found {w.tolist()}"
+        )
+    return np.asarray(np.tensordot(w, p, axes=1))
+
+
+def majority_vote(members: Members) -> Floats:
+    """Share of the members that answer each class, shape (n, 3).
+
+    A tie, frequent with two members, goes to the class with the larger mean probability: the soft
+    vote counts as a millionth of a voter.
+    """
+    p = _stacked(members)
+    votes = np.eye(len(CLASS_NAMES))[p.argmax(axis=2)].sum(axis=0)
+    return np.asarray((votes + _TIE_BREAK * p.mean(axis=0)) / (len(p) + _TIE_BREAK))
+
+
+def choose_weights(labels: npt.ArrayLike, members: Members) -> Floats:
+    """The weights of a soft vote, shape (m,), with the lowest log loss on these images.
+
+    Call it on validation. The loss is convex in the weights, so there is one best value, found by
+    sequential quadratic programming from equal weights; members that answer alike share theirs.
+    """
+    y, p = np.asarray(labels, dtype=np.int64), _stacked(members)
+    given = np.maximum(p[:, np.arange(len(y)), y], _SMALLEST)  # to the true class, (m, n)
+    found = minimize(
+        lambda w: -np.log(w @ given).mean(),
+        np.full(len(p), 1 / len(p)),
+        jac=lambda w: -(given / (w @ given)).mean(axis=1),
+        bounds=[(0, 1)] * len(p),
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
+        method="SLSQP",
+        options={"ftol": 1e-12, "maxiter": 500},
+    )
+    w = np.clip(found.x, 0, None).round(6)
+    return np.asarray(w / w.sum())
+
+
+@dataclass(frozen=True)
+class Stacking:
+    """A fitted second-level model; `predict_proba(members)` gives (n, 3) probabilities."""
+
+    model: Any  # a scikit-learn pipeline of scaling and logistic regression
+    strength: float  # the inverse regularisation that the inner cross-validation chose
+
+    def predict_proba(self, members: Members) -> Floats:
+        """Probabilities of the images; a class that no image of the fit had gets 0."""
+        out = np.zeros((_stacked(members).shape[1], len(CLASS_NAMES)))
+        out[:, self.model.classes_] = self.model.predict_proba(_log_probabilities(members))
+        return out
+
+
+def fit_stacking(
+    labels: npt.ArrayLike, members: Members, groups: npt.ArrayLike | None = None
+) -> Stacking:
+    """Stacked generalisation (Wolpert 1992): logistic regression on the members' log-probabilities.
+
+    Call it on validation. Classes count the same, as in the training of the members. The strength
+    of the penalty is chosen by the log loss in a cross-validation that keeps each of `groups`
+    together (each image by itself if none are given); in doubt the strongest. Raises `ValueError`
+    where fewer than two classes are present.
+    """
+    y, x = np.asarray(labels, dtype=np.int64), _log_probabilities(members)
+    g = np.arange(len(y)) if groups is None else np.asarray(groups)
+    if len(np.unique(y)) < 2:
+        raise ValueError(f"stacking: expected images of two classes or more, found {np.unique(y)}")
+    folds = [(fit, held) for fit, held in _folds(y, g) if len(np.unique(y[fit])) > 1]
+    losses = [sum(_held_loss(c, x, y, *fold) for fold in folds) for c in _STRENGTHS]
+    best = _STRENGTHS[int(np.argmin(losses))]
+    return Stacking(_second_level(best).fit(x, y), best)
+
+
+def fit_combiner(
+    how: How, labels: npt.ArrayLike, members: Members, groups: npt.ArrayLike | None = None
+) -> Callable[[Members], Floats]:
+    """A function from members to (n, 3) probabilities, with all its choices made on these images.
+
+    `how` is "soft", "majority" (both choose nothing), "weighted" or "stacked".
+    """
+    if how == "weighted":
+        return partial(soft_vote, weights=choose_weights(labels, members))
+    if how == "stacked":
+        return fit_stacking(labels, members, groups).predict_proba
+    if how not in HOW:
+        raise ValueError(f"how: expected one of {', '.join(HOW)}, found {how!r}")
+    return soft_vote if how == "soft" else majority_vote
+
+
+def ensemble_predictions(runs: Sequence[Run], how: How = "soft") -> pd.DataFrame:
+    """Predictions of an ensemble in the form of `predictions.csv`: validation rows, then test rows.
+
+    Test is predicted by the combiner fitted on all of validation. Each validation row is predicted
+    by one fitted without its fold of groups, so that ensembles can be compared on validation
+    without those that choose more looking better for it.
+    """
+    known, unseen = aligned(runs, "validation"), aligned(runs, "test")
+    combine = fit_combiner(how, known.labels, known.members, known.groups)
+    held_out = _cross_fitted(how, known)
+    parts = {"validation": (known, held_out), "test": (unseen, combine(unseen.members))}
+    return pd.concat([_rows(name, *each) for name, each in parts.items()], ignore_index=True)
+
+
+def diversity(labels: npt.ArrayLike, a: Floats, b: Floats) -> dict[str, float]:
+    """How differently two members, (n, 3) probabilities each, err.
+
+    From right and wrong answers (Kuncheva & Whitaker 2003, 4): `disagreement`, share of the images
+    on which exactly one is right, 0 to 1; `double_fault`, share on which both are wrong;
+    `q_statistic` (Yule's Q) and `correlation` of being right, -1 to 1, 0 for independent members.
+    From the probabilities (Tumer & Ghosh 1996): `error_correlation`, -1 to 1, correlation over the
+    images of p minus the label's indicator, mean of the classes weighted by how common they are;
+    since the label is not the true probability, some of it is noise that all members share.
+    NaN where a measure is not defined, as with a member that is always right.
+    """
+    y = np.asarray(labels, dtype=np.int64)
+    right_a, right_b = a.argmax(axis=1) == y, b.argmax(axis=1) == y
+    both, neither = np.sum(right_a & right_b), np.sum(~right_a & ~right_b)
+    only_a, only_b = np.sum(right_a & ~right_b), np.sum(~right_a & right_b)
+    concordant, discordant = float(both * neither), float(only_a * only_b)
+    return {
+        "disagreement": float(only_a + only_b) / len(y),
+        "double_fault": float(neither) / len(y),
+        "q_statistic": _quotient(concordant - discordant, concordant + discordant),
+        "correlation": _pearson(right_a.astype(float), right_b.astype(float)),
+        "error_correlation": _error_correlation(y, a, b),
+    }
+
+
+def _check_same(
+    first: Run, other: Run, rows: pd.DataFrame, other_rows: pd.DataFrame, part: str
+) -> None:
+    for key, meaning in (("split_hash", "split"), ("class_names", "class order")):
+        if first.info[key] != other.info[key]:
+            raise RunError(
+                f"{other.folder}: expected the {meaning} of {first.folder} ({first.info[key]}), "
+                f"found {other.info[key]}; members of an ensemble must come from one split: train "
+                "again what differs"
+            )
+    columns = ["path", "label", "group"]
+    if rows.empty or rows[columns].to_numpy().tolist() != other_rows[columns].to_numpy().tolist():
+        raise RunError(
+            f"{other.folder}: expected the {part} images of {first.folder} ({len(rows)}, one or "
+            f"more) in their order, with their labels and groups, found {len(other_rows)} "
+            "others; train again what differs"
+        )
+
+
+def _stacked(members: Members) -> Floats:
+    """Members as one array of shape (m, n, 3); `ValueError` where they do not fit together."""
+    arrays = [np.asarray(member, dtype=float) for member in members]
+    shapes = {array.shape for array in arrays}
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 2 or shape[1] != len(CLASS_NAMES):
+        raise ValueError(
+            f"members: expected one or more arrays of one shape (n, {len(CLASS_NAMES)}), found "
+            f"{[array.shape for array in arrays]}"
+        )
+    return np.stack(arrays)
+
+
+def _log_probabilities(members: Members) -> Floats:
+    """Features of the second level, shape (n, 3 m)."""
+    return np.concatenate(list(np.log(np.maximum(_stacked(members), _SMALLEST))), axis=1)
+
+
+def _second_level(strength: float) -> Any:  # noqa: ANN401 (scikit-learn is untyped)
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    # Newton's method: few features, so it is several times as fast as the default.
+    options = {"class_weight": "balanced", "solver": "newton-cholesky", "max_iter": 1000}
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, **options))
+
+
+def _held_loss(strength: float, x: Floats, y: Ints, fit: Ints, held: Ints) -> float:
+    """Summed log loss on the held rows, classes weighted as in the fit."""
+    model = _second_level(strength).fit(x[fit], y[fit])
+    p = np.zeros((len(held), len(CLASS_NAMES)))
+    p[:, model.classes_] = model.predict_proba(x[held])
+    weights = 1 / np.bincount(y, minlength=len(CLASS_NAMES))[y[held]]
+    return float(weights @ -np.log(np.maximum(p[np.arange(len(held)), y[held]], _SMALLEST)))
+
+
+def _folds(labels: Ints, groups: npt.NDArray[Any]) -> Iterator[tuple[Ints, Ints]]:
+    """Rows to fit and rows to hold out, groups whole, classes spread as evenly as they go.
+
+    At most five folds; none where there is one group alone, or one image of each class.
+    """
+    import warnings
+
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    count = min(_FOLDS, len(np.unique(groups)), int(np.bincount(labels).max()))
+    if count < 2:
+        return
+    with warnings.catch_warnings():  # a class with fewer images than folds is no surprise here
+        warnings.simplefilter("ignore", UserWarning)
+        for fit, held in StratifiedGroupKFold(count).split(labels, labels, groups):
+            if len(fit) and len(held):
+                yield fit, held
+
+
+def _cross_fitted(how: How, known: Aligned) -> Floats:
+    p = _stacked(known.members)
+    out = np.full(p.shape[1:], np.nan)
+    for fit, held in _folds(known.labels, known.groups):
+        combine = fit_combiner(how, known.labels[fit], p[:, fit], known.groups[fit])
+        out[held] = combine(p[:, held])
+    if np.isnan(out).any():
+        raise RunError(
+            f"validation: expected two groups or more and two images of a class, found "
+            f"{len(out)} images in {len(np.unique(known.groups))} groups; use a larger profile"
+        )
+    return out
+
+
+def _rows(part: str, rows: Aligned, p: Floats) -> pd.DataFrame:
+    known = {"path": rows.paths, "group": rows.groups, "part": part, "label": rows.labels}
+    return pd.DataFrame(known | dict(zip(PROBABILITY_COLUMNS, p.T, strict=True)))
+
+
+def _error_correlation(y: Ints, a: Floats, b: Floats) -> float:
+    truth = np.eye(len(CLASS_NAMES))[y]
+    each = [_pearson(*pair) for pair in zip((a - truth).T, (b - truth).T, strict=True)]
+    share = truth.mean(axis=0)
+    return float(np.sum(share[share > 0] * np.asarray(each)[share > 0]))
+
+
+def _pearson(x: Floats, z: Floats) -> float:
+    x, z = x - x.mean(), z - z.mean()
+    return _quotient(float(x @ z), float(np.sqrt((x @ x) * (z @ z))))
+
+
+def _quotient(above: float, below: float) -> float:
+    return above / below if below > 0 else float("nan")

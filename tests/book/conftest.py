@@ -1,0 +1,81 @@
+"""The built pages and a browser for them, with every other host out of reach."""
+
+import functools
+import http.server
+import threading
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+from smoke import chromium, smoke_build
+
+FLAGS = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+FLAGS += " --disable-component-update --disable-sync"
+WIDE = {"width": 1300, "height": 900}
+LOCAL = ("file:", "data:", "blob:", "http://127.0.0.1:")
+
+
+@pytest.fixture(scope="session")
+def html() -> Path:
+    return smoke_build() / "html"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    path = chromium()
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=path, args=FLAGS.split())
+
+
+class Visit:
+    """An open page with all that it asked for and complained about."""
+
+    def __init__(self, browser, viewport, scheme):
+        # Without motion nothing is caught half way through a fade.
+        look = {"color_scheme": scheme, "reduced_motion": "reduce"}
+        self.context = browser.new_context(viewport=viewport, **look)
+        self.context.set_default_timeout(60_000)  # the machine may be busy
+        self.page = self.context.new_page()
+        self.foreign: list[str] = []
+        self.complaints: list[str] = []
+        self.page.route(lambda url: not url.startswith(LOCAL), self._refuse)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("requestfailed", lambda request: self.complaints.append(request.url))
+        self.page.on("console", self._listen)
+
+    def _refuse(self, route):
+        self.foreign.append(route.request.url)
+        route.abort()
+
+    def _listen(self, message):
+        if message.type == "error":
+            self.complaints.append(message.text)
+
+
+@pytest.fixture
+def visit(browser):
+    opened = []
+
+    def open_page(url, viewport=WIDE, scheme="light") -> Visit:
+        new = Visit(browser, viewport, scheme)
+        opened.append(new)
+        new.page.goto(url)
+        new.page.wait_for_timeout(700)  # quizzes look for MathJax after half a second
+        return new
+
+    yield open_page
+    for each in opened:
+        each.context.close()
+
+
+@pytest.fixture(scope="session")
+def server(html):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=html)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()

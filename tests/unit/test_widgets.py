@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from osteo_utils.ensembles import choose_weights
+from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.runs import PROBABILITY_COLUMNS, Run, RunError, probabilities
+from osteo_utils.widgets import DecisionExplorer
+
+
+def run(seed, split_hash="a" * 64):
+    """Six images of validation and four of test."""
+    p = np.random.default_rng(seed).dirichlet([1, 1, 1], 10).astype(np.float32).astype(float)
+    table = pd.DataFrame(
+        {
+            "path": [f"{i}.png" for i in range(10)],
+            "group": [f"{i}" for i in range(10)],
+            "part": ["validation"] * 6 + ["test"] * 4,
+            "label": [0, 1, 2, 0, 1, 2, 0, 1, 2, 2],
+        }
+    ).assign(**dict(zip(PROBABILITY_COLUMNS, p.T, strict=True)))
+    info = {"split_hash": split_hash, "class_names": list(CLASS_NAMES), "seed": 0}
+    return Run(Path(f"run{seed}"), info, table, {}, pd.DataFrame())
+
+
+@pytest.fixture
+def runs():
+    return {"One": run(1), "Two": run(2), "Three": run(3)}
+
+
+def test_bytes_sent_are_the_probabilities_of_the_runs_part_by_part(runs):
+    widget = DecisionExplorer(runs)
+    sent = np.frombuffer(widget.probabilities, "<f4").reshape(-1, 3)
+    expected = [
+        probabilities(each.predictions[each.predictions["part"] == part])
+        for part in ("validation", "test")
+        for each in runs.values()
+    ]
+    np.testing.assert_array_equal(sent, np.concatenate(expected))
+    assert list(widget.labels) == [0, 1, 2, 0, 1, 2, 0, 1, 2, 2]
+    assert widget.content["parts"] == ["validation", "test"]
+    assert widget.content["sizes"] == [6, 4]
+
+
+def test_nothing_hangs_on_the_order_of_keys_which_notebooks_sort(runs):
+    content = DecisionExplorer(runs).content
+    assert not [key for key, value in content.items() if isinstance(value, dict)]
+
+
+def test_every_pair_is_offered_unless_some_are_named(runs):
+    assert DecisionExplorer(runs).content["pairs"] == [[0, 1], [0, 2], [1, 2]]
+    assert DecisionExplorer(runs, [("Three", "One")]).content["pairs"] == [[2, 0]]
+    for pairs in ([], [("One", "Four")]):
+        with pytest.raises(ValueError, match="pairs: expected one or more"):
+            DecisionExplorer(runs, pairs)
+
+
+def test_weight_offered_is_that_chosen_on_validation(runs):
+    widget = DecisionExplorer(runs, [("One", "Two")])
+    members = [probabilities(runs[name].predictions[:6]) for name in ("One", "Two")]
+    labels = runs["One"].predictions["label"][:6]
+    assert widget.content["chosen"] == [pytest.approx(choose_weights(labels, members)[0])]
+
+
+def test_matrix_follows_the_state(runs):
+    widget = DecisionExplorer(runs)
+    widget.weight, widget.pair, widget.part = 1.0, 2, "test"  # Two alone, of Two and Three
+    test = runs["Two"].predictions[6:]
+    called = probabilities(test).argmax(axis=1)
+    by_hand = np.zeros((3, 3), int)
+    for label, answer in zip(test["label"], called, strict=True):
+        by_hand[label, answer] += 1
+    assert (widget.matrix() == by_hand).all()
+    widget.part = "validation"
+    assert widget.matrix().sum() == 6
+
+
+def test_runs_of_two_splits_are_refused(runs):
+    with pytest.raises(RunError, match="split"):
+        DecisionExplorer(runs | {"Two": run(2, "b" * 64)})
+
+
+def test_module_and_style_travel_with_the_widget_and_ask_no_other_host(runs):
+    state = DecisionExplorer(runs).get_state()
+    assert "export default { render }" in state["_esm"]
+    assert ":focus-visible" in state["_css"]
+    for text in (state["_esm"], state["_css"]):
+        assert "http" not in text
+        assert "import " not in text
