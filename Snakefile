@@ -32,7 +32,7 @@ CHAPTERS = {
     "17_comparison": ["05_measuring_a_classifier"],
     "18_where_does_it_look": ["03_splitting_without_leaking"],
     "20_leakage_laboratory": ["02_data_audit"],
-    "21_real_radiographs": ["03_splitting_without_leaking"],
+    "21_real_radiographs": ["02_data_audit"],
 }
 
 MODELS = ["custom_cnn", "alexnet", "vgg16", "vgg19", "resnet50", "inception_v3", "xception"]
