@@ -44,7 +44,7 @@ def scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> dict[str, flo
     A precision without any prediction of that class is 0, as in scikit-learn.
     """
     y, p = _checked(labels, probabilities)
-    return {name: float(value[0]) for name, value in _weighted_scores(y, p, _ones(y)).items()}
+    return {name: float(value[0]) for name, value in weighted_scores(y, p, _ones(y)).items()}
 
 
 def bootstrap(
@@ -63,11 +63,11 @@ def bootstrap(
     few hundred images.
     """
     y, p = _checked(labels, probabilities)
-    weights = _multiplicities(np.asarray(groups), len(y), resamples, seed)
-    drawn = _weighted_scores(y, p, weights)
+    weights = multiplicities(np.asarray(groups), len(y), resamples, seed)
+    drawn = weighted_scores(y, p, weights)
     tail = (1 - confidence) / 2
     rows = {
-        name: (value, *_quantiles(drawn[name], tail, 1 - tail))
+        name: (value, *interval_ends(drawn[name], tail, 1 - tail))
         for name, value in scores(y, p).items()
     }
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])
@@ -122,11 +122,11 @@ def paired_difference(
     """
     y, first = _checked(labels, p)
     _, second = _checked(labels, q)
-    weights = _multiplicities(np.asarray(groups), len(y), resamples, seed)
+    weights = multiplicities(np.asarray(groups), len(y), resamples, seed)
     drawn, value = (_difference(y, first, second, w, score) for w in (weights, _ones(y)))
     tail = (1 - confidence) / 2
-    low, high = _quantiles(drawn, tail, 1 - tail)
-    return {"value": float(value[0]), "low": low, "high": high, "p": _two_sided(drawn)}
+    low, high = interval_ends(drawn, tail, 1 - tail)
+    return {"value": float(value[0]), "low": low, "high": high, "p": two_sided(drawn)}
 
 
 def mcnemar(labels: npt.ArrayLike, a: npt.ArrayLike, b: npt.ArrayLike) -> dict[str, float]:
@@ -234,13 +234,14 @@ def expected_cost(
 
 
 def _difference(y: npt.NDArray[np.int64], p: Floats, q: Floats, w: Floats, score: str) -> Floats:
-    found = [_weighted_scores(y, each, w) for each in (p, q)]
+    found = [weighted_scores(y, each, w) for each in (p, q)]
     if score not in found[0]:
         raise ValueError(f"score: expected one of {', '.join(found[0])}, found {score!r}")
     return np.asarray(found[0][score] - found[1][score])
 
 
-def _two_sided(drawn: Floats) -> float:
+def two_sided(drawn: Floats) -> float:
+    """P-value of differences over resamples, shape (resamples,); see `paired_difference`."""
     known = drawn[np.isfinite(drawn)]
     if known.size == 0:
         return np.nan
@@ -248,7 +249,7 @@ def _two_sided(drawn: Floats) -> float:
     return float(min(1.0, 2 * (1 + min(below, above)) / (known.size + 1)))
 
 
-def _weighted_scores(y: npt.NDArray[np.int64], p: Floats, weights: Floats) -> dict[str, Floats]:
+def weighted_scores(y: npt.NDArray[np.int64], p: Floats, weights: Floats) -> dict[str, Floats]:
     """Scores for each row of `weights`, shape (resamples, n); values have shape (resamples,)."""
     cells = y * _CLASSES + p.argmax(axis=1)
     matrices = (weights @ np.eye(_CLASSES**2)[cells]).reshape(-1, _CLASSES, _CLASSES)
@@ -316,7 +317,8 @@ def _bin_sums(
     return weights @ member, weights @ (member * top[:, None]), weights @ (member * right[:, None])
 
 
-def _multiplicities(groups: npt.NDArray[Any], n: int, resamples: int, seed: int) -> Floats:
+def multiplicities(groups: npt.NDArray[Any], n: int, resamples: int, seed: int) -> Floats:
+    """How often each of `n` images is in each resample of whole groups, shape (resamples, n)."""
     if groups.shape != (n,):
         raise ValueError(f"groups: expected one for each of {n} images, found shape {groups.shape}")
     if resamples < 1:
@@ -327,7 +329,8 @@ def _multiplicities(groups: npt.NDArray[Any], n: int, resamples: int, seed: int)
     return np.asarray(drawn[:, member], dtype=float)
 
 
-def _quantiles(values: Floats, low: float, high: float) -> tuple[float, float]:
+def interval_ends(values: Floats, low: float, high: float) -> tuple[float, float]:
+    """Quantiles `low` and `high` of the values that are finite; NaN if none is."""
     known = values[np.isfinite(values)]
     if known.size == 0:
         return np.nan, np.nan

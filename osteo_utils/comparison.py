@@ -1,0 +1,513 @@
+"""Everyone in one field: models, pairs, ensembles and baselines, judged on the same films.
+
+An `Entrant` is a name and what it predicted, one table for each seed in the form of
+`predictions.csv`; nothing else is needed to compare it. Every resample draws the same groups for
+everybody, so that any two entrants may be subtracted. The published results of the reference are
+read from `data/`, and each of their rows has a `counterpart` in the field.
+"""
+
+import json
+import math
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from osteo_utils.corpus import corpus_name
+from osteo_utils.course import Course, split, train_seeds
+from osteo_utils.ensembles import HOW, PAIRS, How, ensemble_predictions, published_key
+from osteo_utils.evaluate import (
+    holm,
+    interval_ends,
+    mcnemar,
+    multiplicities,
+    two_sided,
+    weighted_scores,
+    wilson,
+)
+from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.models import ARCHITECTURES, get_architecture
+from osteo_utils.runs import (
+    Run,
+    RunError,
+    is_complete,
+    probabilities,
+    read_run,
+    run_folder,
+)
+from osteo_utils.splits import split_hash
+
+Floats = npt.NDArray[np.float64]
+Kind = Literal["single", "fusion", "pair", "ensemble", "baseline"]
+
+KINDS: Final[tuple[Kind, ...]] = ("single", "fusion", "pair", "ensemble", "baseline")
+SCORES: Final = (  # of `evaluate.scores`; the weighted ones are those that the reference prints
+    "balanced_accuracy",
+    "accuracy",
+    "f1_macro",
+    "precision_weighted",
+    "recall_weighted",
+    "f1_weighted",
+    "auc_macro",
+    "kappa_quadratic",
+    "brier",
+    "ece",
+)
+WAYS: Final[dict[How, str]] = {
+    "soft": "equal weights",
+    "weighted": "chosen weights",
+    "stacked": "stacked",
+    "majority": "majority",
+}
+_NUMBERS: Final = dict(
+    enumerate(("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"), 2)
+)
+_CONVOLUTIONS: Final = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
+_CONFIDENCE: Final = 0.95
+_ROUNDING: Final = 0.005  # half of the last digit that is published
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One participant of the comparison."""
+
+    name: str
+    kind: Kind
+    models: tuple[str, ...]  # the trainings it needs, by name in the registry; baseline: none
+    tables: tuple[pd.DataFrame, ...]  # predictions of validation and test, one table a seed
+
+    def rows(self, part: str) -> list[pd.DataFrame]:
+        """The rows of one part, one table a seed."""
+        return [table[table["part"] == part] for table in self.tables]
+
+    def probabilities(self, part: str) -> Floats:
+        """Probabilities of one part, shape (seeds, n, 3)."""
+        return np.stack([probabilities(rows) for rows in self.rows(part)])
+
+
+Field = Mapping[str, Entrant]  # by name
+
+# ---------------------------------------------------------------------------------------------
+# Who takes part
+
+
+def entrants(course: Course) -> dict[str, Entrant]:
+    """Every model, pair, ensemble and baseline of a course, by name, singles first.
+
+    Read from the finished runs (`finished`) and from chapter 05's `baselines.csv`, if it is there.
+    """
+    return gather(finished(course), read_baselines(course))
+
+
+def finished(course: Course) -> dict[str, list[Run]]:
+    """The finished runs of every architecture, all seeds of the profile, in the registry's order.
+
+    What is missing is trained in the profile smoke, where it takes a minute; in any other it is
+    left out, and the print says which chapter makes it.
+    """
+    if course.profile.name == "smoke":
+        return {name: train_seeds(course, name) for name in ARCHITECTURES}
+    found = {name: _read_finished(course, name) for name in ARCHITECTURES}
+    if missing := [get_architecture(name).title for name, runs in found.items() if not runs]:
+        print(f"No finished run of {', '.join(missing)}: left out. Their chapters make them.")
+    return {name: runs for name, runs in found.items() if runs}
+
+
+def _read_finished(course: Course, name: str) -> list[Run]:
+    corpus, profile = corpus_name(course.corpus), course.profile.name
+    seeds = course.recipe(name).seeds
+    folders = [run_folder(course.runs, corpus, profile, name, seed) for seed in seeds]
+    complete = [folder for folder in folders if is_complete(folder)]
+    known = split_hash(split(course)) if complete else None
+    return [read_run(folder, known) for folder in complete]
+
+
+def read_baselines(course: Course) -> pd.DataFrame | None:
+    """The table that chapter 05 wrote, or None (and a line in print) if it has not run yet."""
+    file = course.folder / "baselines.csv"
+    if not file.exists():
+        print("No baselines yet: chapter 05 makes them.")
+        return None
+    return pd.read_csv(file, dtype={"path": str, "group": str, "part": str})
+
+
+def gather(
+    runs: Mapping[str, Sequence[Run]], baselines: pd.DataFrame | None = None
+) -> dict[str, Entrant]:
+    """The field of these runs: each model, the nine pairs, everyone together, then the baselines.
+
+    Predictions are all it reads of a run. Ensembles are formed seed by seed, from the seeds that
+    their members share. Raises `RunError` if any two do not speak of the same films.
+    """
+    found = [*singles(runs), *pairs(runs), *together(runs), *seed_votes(runs)]
+    found += [] if baselines is None else _baselines(baselines)
+    field = {entrant.name: entrant for entrant in found}
+    for part in ("validation", "test"):
+        films(field, part)
+    return field
+
+
+def title(model: str) -> str:
+    """How a model of the registry, or two joined by "+", is called in the comparison."""
+    return " + ".join(get_architecture(name).title for name in model.split("+"))
+
+
+def counterpart(published_name: str) -> str:
+    """The entrant that answers to a row of `data/published_summary.csv`.
+
+    A published pair is an average with equal weights, and so is its counterpart. Raises
+    `ValueError` for a name that is no model of the registry and none of the nine pairs.
+    """
+    known = {published_key(title(name)): title(name) for name in _comparable()}
+    if published_key(published_name) not in known:
+        raise ValueError(
+            f"published result: expected one of {', '.join(known.values())}, found "
+            f"{published_name!r}; name it as models.ARCHITECTURES or ensembles.PAIRS do"
+        )
+    return known[published_key(published_name)]
+
+
+def _comparable() -> Iterable[str]:
+    return (*ARCHITECTURES, *("+".join(pair) for pair in PAIRS))
+
+
+def singles(runs: Mapping[str, Sequence[Run]]) -> list[Entrant]:
+    """Each model by itself, with all its seeds; a fusion of features counts as one model."""
+    kinds: dict[bool, Kind] = {True: "fusion", False: "single"}
+    return [
+        Entrant(
+            title(name),
+            kinds[bool(get_architecture(name).members)],
+            (name,),
+            tuple(run.predictions for run in found),
+        )
+        for name, found in runs.items()
+    ]
+
+
+def pairs(runs: Mapping[str, Sequence[Run]], how: How = "soft") -> list[Entrant]:
+    """The nine published pairs, as far as both members are there, combined in one way."""
+    present = [pair for pair in PAIRS if all(member in runs for member in pair)]
+    suffix = "" if how == "soft" else f", {WAYS[how]}"
+    return [_combined(title("+".join(p)) + suffix, "pair", runs, p, how) for p in present]
+
+
+def together(runs: Mapping[str, Sequence[Run]]) -> list[Entrant]:
+    """All models at once, combined in each of the four ways."""
+    if len(runs) < 2:
+        return []
+    name = f"All {_NUMBERS.get(len(runs), len(runs))}"
+    return [_combined(f"{name}, {WAYS[how]}", "ensemble", runs, tuple(runs), how) for how in HOW]
+
+
+def seed_votes(runs: Mapping[str, Sequence[Run]]) -> list[Entrant]:
+    """The soft vote of one model's own seeds: what an ensemble is worth without a second idea."""
+    return [
+        Entrant(
+            f"{title(name)}, {_NUMBERS.get(len(found), len(found))} seeds",
+            "ensemble",
+            (name,) * len(found),
+            (ensemble_predictions(found, "soft"),),
+        )
+        for name, found in runs.items()
+        if len(found) > 1
+    ]
+
+
+def _combined(
+    name: str, kind: Kind, runs: Mapping[str, Sequence[Run]], members: tuple[str, ...], how: How
+) -> Entrant:
+    by_seed = [{run.info["seed"]: run for run in runs[member]} for member in members]
+    shared = [seed for seed in by_seed[0] if all(seed in found for found in by_seed)]
+    if not shared:
+        raise RunError(f"{name}: expected a seed that all members were trained with, found none")
+    tables = [ensemble_predictions([found[seed] for found in by_seed], how) for seed in shared]
+    return Entrant(name, kind, members, tuple(tables))
+
+
+def _baselines(table: pd.DataFrame) -> list[Entrant]:
+    return [
+        Entrant(str(name), "baseline", (), (rows.drop(columns="baseline"),))
+        for name, rows in table.groupby("baseline", sort=False)
+    ]
+
+
+def films(field: Field, part: str) -> pd.DataFrame:
+    """Path, group and label of the films of one part, checked to be the same for everybody."""
+    columns = ["path", "group", "label"]
+    first: pd.DataFrame | None = None
+    for entrant in field.values():
+        for rows in entrant.rows(part):
+            first = rows[columns].reset_index(drop=True) if first is None else first
+            if first.empty or rows[columns].to_numpy().tolist() != first.to_numpy().tolist():
+                raise RunError(
+                    f"{entrant.name}: expected the {part} films of the others ({len(first)}), "
+                    f"found {len(rows)} or others; run its chapter again on the present split"
+                )
+    if first is None:
+        raise RunError("comparison: expected at least one entrant, found none; train a model first")
+    return first
+
+
+# ---------------------------------------------------------------------------------------------
+# How good they are, and how sure that is
+
+
+def scoreboard(
+    field: Field, part: str = "test", resamples: int = 1000, seed: int = 0
+) -> dict[str, pd.DataFrame]:
+    """A table for each of `SCORES`: a row for each entrant; columns value, low, high.
+
+    `value` is the mean over the seeds. In each resample whole groups of films are drawn, the same
+    for everybody, and as many seeds as there are, with replacement; so the interval holds the
+    chance of the films and, with several seeds, that of the training (Bouthillier et al. 2021).
+    """
+    known = films(field, part)
+    weights = multiplicities(known["group"].to_numpy(), len(known), resamples, seed)
+    y = known["label"].to_numpy(dtype=np.int64)
+    judged = {name: _judged(each, y, weights, part, seed) for name, each in field.items()}
+    return {
+        score: pd.DataFrame({k: v[score] for k, v in judged.items()}, ("value", "low", "high")).T
+        for score in SCORES
+    }
+
+
+def _judged(
+    entrant: Entrant, y: npt.NDArray[np.int64], weights: Floats, part: str, seed: int
+) -> dict[str, tuple[float, float, float]]:
+    each = entrant.probabilities(part)
+    whole = [weighted_scores(y, p, np.ones((1, len(y)))) for p in each]
+    drawn = [weighted_scores(y, p, weights) for p in each]
+    share = _seed_shares(len(each), len(weights), seed)
+    tails = ((1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2)
+    return {
+        score: (
+            float(np.mean([found[score] for found in whole])),
+            *interval_ends(
+                (share * np.stack([d[score] for d in drawn], axis=1)).sum(axis=1), *tails
+            ),
+        )
+        for score in SCORES
+    }
+
+
+def _seed_shares(seeds: int, resamples: int, seed: int) -> Floats:
+    """How much each seed counts in each resample, rows of sum 1; shape (resamples, seeds)."""
+    drawn = np.random.default_rng((seed, seeds)).multinomial(
+        seeds, np.full(seeds, 1 / seeds), resamples
+    )
+    return np.asarray(drawn / seeds)
+
+
+def balanced_accuracies(
+    field: Field, part: str = "test", resamples: int = 10_000, seed: int = 0
+) -> tuple[pd.Series, pd.DataFrame]:
+    """Balanced accuracy of every entrant, and in every resample: a row each, a column an entrant.
+
+    As in `scoreboard`, with the resamples kept, and quick enough for tens of thousands of them. A
+    resample that lacks a class is NaN for everybody.
+    """
+    known = films(field, part)
+    y = known["label"].to_numpy()
+    weights = multiplicities(known["group"].to_numpy(), len(known), resamples, seed)
+    values, drawn = {}, {}
+    for name, entrant in field.items():
+        hits = (entrant.probabilities(part).argmax(axis=2) == y).T.astype(float)
+        values[name] = float(_mean_recall(y, hits, np.ones((1, len(y)))).mean())
+        share = _seed_shares(hits.shape[1], resamples, seed)
+        drawn[name] = (share * _mean_recall(y, hits, weights)).sum(axis=1)
+    return pd.Series(values, name="value"), pd.DataFrame(drawn)
+
+
+def _mean_recall(y: npt.NDArray[Any], hits: Floats, weights: Floats) -> Floats:
+    """Balanced accuracy for each row of `weights`, (r, n), and column of `hits`, (n, k): (r, k)."""
+    total = np.zeros((len(weights), hits.shape[1]))
+    for c in range(len(CLASS_NAMES)):
+        drawn = weights[:, y == c]
+        count = drawn.sum(axis=1, keepdims=True)
+        total += (drawn @ hits[y == c]) / np.where(count > 0, count, np.nan)
+    return total / len(CLASS_NAMES)
+
+
+def differences(values: pd.Series, drawn: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Everyone else minus `reference`, from `balanced_accuracies`; paired, a row an entrant.
+
+    Columns value, low, high (95 % interval), `spread` (standard error), `p` (two-sided, never below
+    2 / (resamples + 1)) and `p_holm`, corrected for all rows of this table (Holm 1979).
+    """
+    others = [name for name in values.index if name != reference]
+    gaps = drawn[others].sub(drawn[reference], axis=0).dropna()
+    tails = gaps.quantile([(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
+    table = pd.DataFrame({"value": values[others] - values[reference]})
+    table["low"], table["high"] = tails.iloc[0], tails.iloc[1]
+    table["spread"] = gaps.std()
+    table["p"] = [two_sided(gaps[name].to_numpy()) for name in others]
+    return table.assign(p_holm=holm(table["p"]))
+
+
+def mcnemars(field: Field, reference: str, part: str = "test") -> pd.DataFrame:
+    """McNemar's test of everyone else against `reference`, first seed of each.
+
+    Columns `only_other` and `only_reference` (films that one alone has right), p and p_holm.
+    """
+    y = films(field, part)["label"].to_numpy()
+    answers = {name: e.probabilities(part)[0].argmax(axis=1) for name, e in field.items()}
+    rows = {n: mcnemar(y, a, answers[reference]) for n, a in answers.items() if n != reference}
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table = table.rename(columns={"only_a": "only_other", "only_b": "only_reference"})
+    return table.astype({"only_other": int, "only_reference": int}).assign(p_holm=holm(table["p"]))
+
+
+# ---------------------------------------------------------------------------------------------
+# What they cost
+
+
+def bill(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
+    """What each model costs: pixels, parameters, multiply_adds of one image, seconds of training.
+
+    Counted for the saved network of the first seed; seconds are the mean over the seeds, on
+    whatever machine trained them.
+    """
+    rows = {
+        name: {
+            "pixels": found[0].info["image_size"],
+            "parameters": found[0].info["parameters"],
+            "multiply_adds": saved_multiply_adds(found[0].folder / "model.keras"),
+            "seconds": float(np.mean([run.info["seconds"] for run in found])),
+        }
+        for name, found in runs.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def saved_multiply_adds(file: Path) -> int:
+    """`cost.multiply_adds` of a flat model, from the description in its `.keras` file.
+
+    Reads the layers' settings and never builds the network: ten of them would take a minute.
+    Raises `RunError` where the file cannot be read or holds a nested or unknown weighted layer.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            layers = json.loads(archive.read("config.json"))["config"]["layers"]
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise RunError(
+            f"{file}: expected a saved Keras model, found: {error}; train again"
+        ) from error
+    return sum(_multiply_adds(layer, file) for layer in layers)
+
+
+def _multiply_adds(layer: dict[str, Any], file: Path) -> int:
+    kind, settings = layer["class_name"], layer["config"]
+    shape: Any = (layer.get("build_config") or {}).get("input_shape")
+    if kind == "Dense":
+        return int(math.prod(shape[1:])) * int(settings["units"])
+    if kind in ("Functional", "Sequential") or ("Conv" in kind and kind not in _CONVOLUTIONS):
+        raise RunError(
+            f"{file}: expected Dense, {', '.join(_CONVOLUTIONS)} and layers without a kernel, "
+            f"found {kind}; count that model with cost.multiply_adds"
+        )
+    if kind not in _CONVOLUTIONS:
+        return 0
+    return _weights(kind, settings, shape[-1]) * _positions(settings, shape[1:3])
+
+
+def _weights(kind: str, settings: dict[str, Any], channels: int) -> int:
+    """Weights of a kernel, each used once at every position."""
+    window = int(math.prod(settings["kernel_size"]))
+    if kind == "Conv2D":
+        return window * channels // int(settings["groups"]) * int(settings["filters"])
+    deep = channels * int(settings["depth_multiplier"])
+    return deep * window + (deep * int(settings["filters"]) if kind == "SeparableConv2D" else 0)
+
+
+def _positions(settings: dict[str, Any], sides: Sequence[int]) -> int:
+    windows = zip(
+        sides, settings["kernel_size"], settings["strides"], settings["dilation_rate"], strict=True
+    )
+    same = settings["padding"] == "same"
+    return math.prod(
+        -(-side // stride) if same else (side - reach * (kernel - 1) - 1) // stride + 1
+        for side, kernel, stride, reach in windows
+    )
+
+
+def costs(field: Field, prices: pd.DataFrame) -> pd.DataFrame:
+    """What each entrant costs, the sum over its members' `bill`; baselines are left out."""
+    columns = ["parameters", "multiply_adds", "seconds"]
+    rows = {n: prices.loc[list(e.models), columns].sum() for n, e in field.items() if e.models}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def pareto(price: npt.ArrayLike, quality: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Which entrants nobody beats: nobody else is as cheap and as good, and better in one of both.
+
+    `price` (lower is better) and `quality` (higher is better) have shape (n,).
+    """
+    c, q = np.asarray(price, dtype=float), np.asarray(quality, dtype=float)
+    no_worse = (c[:, None] <= c) & (q[:, None] >= q)  # row beats column
+    better = (c[:, None] < c) | (q[:, None] > q)
+    return np.asarray(~(no_worse & better).any(axis=0))
+
+
+# ---------------------------------------------------------------------------------------------
+# What the reference publishes
+
+
+def read_published(summary: str | Path, reports: str | Path) -> pd.DataFrame:
+    """Every row of the published summary, in its order, beside its own classification report.
+
+    Index: the name as published. Columns of the summary; `counterpart`; `n`, films; `least` and
+    `most`, the numbers of right answers that round to the published accuracy; `low` and `high`, its
+    Wilson interval; from the report `reported` (accuracy), `balanced_accuracy` (mean recall) and
+    `lowest_recall`; `differs`, what differs between the summary and the report, "" if nothing.
+    Raises `ValueError` for a row without a report.
+    """
+    table = pd.read_csv(summary).set_index("model")
+    report_of = {published_key(str(name)): rows for name, rows in _reports(reports)}
+    if missing := [name for name in table.index if published_key(name) not in report_of]:
+        raise ValueError(f"{reports}: expected a report of every model, missing {missing}")
+    found = [_beside(row, report_of[published_key(str(name))]) for name, row in table.iterrows()]
+    return table.assign(counterpart=[counterpart(name) for name in table.index]).join(
+        pd.DataFrame(found, index=table.index)
+    )
+
+
+def _reports(file: str | Path) -> Iterable[tuple[Any, pd.DataFrame]]:
+    return ((n, rows.set_index("row")) for n, rows in pd.read_csv(file).groupby("model"))
+
+
+def _beside(row: Any, report: Any) -> dict[str, Any]:  # noqa: ANN401 (cells of mixed types)
+    n = int(report.loc["accuracy", "support"])
+    low, high = wilson(round(row["accuracy"] * n), n)
+    recall = report.loc[list(CLASS_NAMES), "recall"]
+    return {
+        "n": n,
+        "least": int(np.ceil((row["accuracy"] - _ROUNDING) * n - 1e-9)),
+        "most": int(np.floor((row["accuracy"] + _ROUNDING) * n + 1e-9)),
+        "low": low,
+        "high": high,
+        "reported": float(report.loc["accuracy", "f1_or_accuracy"]),
+        "balanced_accuracy": float(recall.mean()),
+        "lowest_recall": float(recall.min()),
+        "differs": _differs(row, report),
+    }
+
+
+def _differs(row: Any, report: Any) -> str:  # noqa: ANN401
+    mean = report.loc["weighted avg"]
+    own = {
+        "accuracy": float(report.loc["accuracy", "f1_or_accuracy"]),
+        "precision_weighted": float(mean["precision"]),
+        "recall_weighted": float(mean["recall"]),
+        "f1_weighted": float(mean["f1_or_accuracy"]),
+    }
+    return "; ".join(
+        f"{score.replace('_', ' ')} {row[score]:.2f}, report {value:.2f}"
+        for score, value in own.items()
+        if not np.isclose(row[score], value)
+    )

@@ -1,0 +1,312 @@
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from keras import layers
+from sklearn.metrics import balanced_accuracy_score
+
+from osteo_utils import comparison, cost
+from osteo_utils.comparison import (
+    Entrant,
+    balanced_accuracies,
+    counterpart,
+    differences,
+    films,
+    gather,
+    mcnemars,
+    pareto,
+    read_published,
+    saved_multiply_adds,
+    scoreboard,
+)
+from osteo_utils.course import open_course, split
+from osteo_utils.evaluate import bootstrap, holm, paired_difference
+from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.models import ARCHITECTURES
+from osteo_utils.runs import PROBABILITY_COLUMNS, Run, RunError, probabilities, run_folder
+from osteo_utils.splits import split_hash
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+SUMMARY, REPORTS = DATA / "published_summary.csv", DATA / "published_reports.csv"
+PUBLISHED = pd.read_csv(SUMMARY)
+
+
+def predictions(seed, skill=1.5, n=90):
+    """Probabilities that know something of the labels, two films a group, both parts alike."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) // 2 % 3
+    logits = skill * np.eye(3)[y] + rng.normal(size=(n, 3))
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    table = pd.DataFrame({"path": [f"{i}.png" for i in range(n)], "label": y})
+    table["group"] = [f"{i // 2:03}" for i in range(n)]
+    table["part"] = np.where(np.arange(n) // 6 % 2, "validation", "test")
+    return table.assign(**dict(zip(PROBABILITY_COLUMNS, p.T, strict=True)))
+
+
+def run_of(model, seed, table):
+    info = {"model": model, "seed": seed, "split_hash": "a" * 64, "class_names": list(CLASS_NAMES)}
+    return Run(Path(model) / f"seed{seed}", info, table, {}, pd.DataFrame())
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """All ten models: three seeds of the first, one of each other."""
+    return {
+        name: [run_of(name, s, predictions((i, s))) for s in (range(3) if i == 0 else [0])]
+        for i, name in enumerate(ARCHITECTURES)
+    }
+
+
+@pytest.fixture(scope="module")
+def baselines():
+    kept = [predictions(100 + i, 0.3).assign(baseline=n) for i, n in enumerate(("LBP", "HOG"))]
+    return pd.concat(kept)
+
+
+@pytest.fixture(scope="module")
+def field(runs, baselines):
+    return gather(runs, baselines)
+
+
+# ---------------------------------------------------------------------------------------------
+# Who takes part
+
+
+@pytest.mark.parametrize("name", PUBLISHED["model"])
+def test_every_published_row_has_its_counterpart_in_the_comparison(name, field):
+    kind = PUBLISHED.set_index("model").loc[name, "kind"]
+    assert field[counterpart(name)].kind == kind
+
+
+def test_no_two_published_rows_share_a_counterpart():
+    assert PUBLISHED["model"].map(counterpart).nunique() == len(PUBLISHED) == 19
+
+
+def test_a_published_name_that_nobody_knows_is_refused():
+    with pytest.raises(ValueError, match="found 'EfficientNet'"):
+        counterpart("EfficientNet")
+
+
+def test_the_field_is_ten_models_nine_pairs_the_ensembles_and_the_baselines(field):
+    kinds = pd.Series([entrant.kind for entrant in field.values()]).value_counts().to_dict()
+    assert kinds == {"single": 9, "fusion": 1, "pair": 9, "ensemble": 5, "baseline": 2}
+    assert len(field["Custom CNN"].tables) == 3
+    assert field["Custom CNN, three seeds"].models == ("custom_cnn",) * 3
+    assert len(field["All ten, stacked"].models) == 10
+
+
+def test_a_pair_is_the_mean_of_two_prediction_files(runs, field, tmp_path):
+    members = []
+    for name in ("vgg16", "vgg19"):  # through a file and back: nothing else of the run is used
+        runs[name][0].predictions.to_csv(tmp_path / name, index=False)
+        members.append(probabilities(pd.read_csv(tmp_path / name).query("part == 'test'")))
+    found = field["VGG16 + VGG19"].probabilities("test")
+    np.testing.assert_allclose(found, [sum(members) / 2], atol=1e-12)
+
+
+def test_a_pair_is_formed_from_the_seeds_that_both_members_have(runs):
+    dense = [run_of("densenet121", s, predictions(s)) for s in (2, 7, 1)]
+    more = {"custom_cnn": runs["custom_cnn"], "densenet121": dense}
+    (found,) = comparison.pairs(more)
+    assert found.name == "Custom CNN + DenseNet121"
+    first, second = (
+        probabilities(run.predictions.query("part == 'test'"))
+        for run in (more["custom_cnn"][1], dense[2])
+    )
+    assert len(found.tables) == 2
+    np.testing.assert_allclose(found.probabilities("test")[0], (first + second) / 2)
+
+
+def test_members_without_a_common_seed_are_refused(runs):
+    other = runs | {"densenet121": [run_of("densenet121", 7, predictions(7))]}
+    with pytest.raises(RunError, match="a seed that all members"):
+        comparison.pairs(other)
+
+
+def test_pairs_of_absent_models_are_left_out(runs):
+    few = gather({name: runs[name] for name in ("vgg16", "vgg19", "xception")})
+    assert [name for name, e in few.items() if e.kind == "pair"] == ["VGG16 + VGG19"]
+    assert "All three, equal weights" in few
+
+
+def test_a_table_about_other_films_is_refused(runs, baselines):
+    with pytest.raises(RunError, match=r"LBP: expected the validation films of the others"):
+        gather({"vgg16": runs["vgg16"]}, baselines[baselines["path"] != "6.png"])
+
+
+def test_an_empty_field_is_refused():
+    with pytest.raises(RunError, match="at least one entrant"):
+        films({}, "test")
+
+
+def test_a_course_without_runs_says_which_are_missing(tmp_path, simulated, capsys):
+    course = open_course("quick", str(simulated), runs=tmp_path / "runs")
+    assert comparison.finished(course) == {}
+    assert "No finished run of Custom CNN, AlexNet, VGG16" in capsys.readouterr().out
+    assert comparison.read_baselines(course) is None
+
+
+def test_finished_runs_are_read_on_the_split_of_the_course(tmp_path, simulated, runs):
+    course = open_course("quick", str(simulated), runs=tmp_path / "runs")
+    folder = run_folder(course.runs, simulated.name, "quick", "vgg16", 0)
+    folder.mkdir(parents=True)
+    runs["vgg16"][0].predictions.to_csv(folder / "predictions.csv", index=False)
+    pd.DataFrame({"epoch": [1]}).to_csv(folder / "history.csv", index=False)
+    (folder / "metrics.json").write_text("{}")
+    info = runs["vgg16"][0].info | {"image_size": 64, "preprocessing": "bgr"}
+    (folder / "run.json").write_text(
+        pd.Series(info | {"split_hash": split_hash(split(course))}).to_json()
+    )
+    assert list(comparison.finished(course)) == ["vgg16"]
+    (folder / "run.json").write_text(pd.Series(info).to_json())
+    with pytest.raises(RunError, match="on the split"):
+        comparison.finished(course)
+
+
+# ---------------------------------------------------------------------------------------------
+# Scores and differences
+
+
+def test_the_scores_of_one_seed_are_those_of_the_plain_bootstrap(field):
+    board = scoreboard(field, "test", resamples=40, seed=3)
+    rows = field["VGG16"].tables[0].query("part == 'test'")
+    plain = bootstrap(rows["label"], probabilities(rows), rows["group"], 40, 3)
+    for score in comparison.SCORES:
+        np.testing.assert_allclose(board[score].loc["VGG16"], plain.loc[score])
+
+
+def test_several_seeds_are_averaged_and_widen_the_interval():
+    same = [predictions(0)] * 3
+    apart = [predictions(s, skill) for s, skill in enumerate((0.2, 1.5, 4.0))]
+    field = {
+        name: Entrant(name, "single", (), tuple(tables))
+        for name, tables in (("one", same[:1]), ("same", same), ("apart", apart))
+    }
+    table = scoreboard(field, "test", resamples=300)["accuracy"]
+    np.testing.assert_allclose(table.loc["one"], table.loc["same"])
+    rows = [each.query("part == 'test'") for each in apart]
+    right = [(probabilities(r).argmax(axis=1) == r["label"]).mean() for r in rows]
+    assert table.loc["apart", "value"] == pytest.approx(np.mean(right))
+    width = table["high"] - table["low"]
+    assert width["apart"] > 1.5 * width["same"]
+
+
+def test_balanced_accuracies_are_those_of_the_scoreboard(field):
+    values, drawn = balanced_accuracies(field, "test", resamples=60, seed=1)
+    board = scoreboard(field, "test", resamples=60, seed=1)["balanced_accuracy"]
+    np.testing.assert_allclose(values, board["value"])
+    np.testing.assert_allclose(drawn.quantile(0.025), board["low"])
+    rows = field["LBP"].rows("test")[0]
+    sklearn = balanced_accuracy_score(rows["label"], probabilities(rows).argmax(axis=1))
+    assert values["LBP"] == pytest.approx(sklearn)
+
+
+def test_a_difference_is_that_of_the_paired_bootstrap(field):
+    values, drawn = balanced_accuracies(field, "test", resamples=500, seed=2)
+    table = differences(values, drawn, "LBP")
+    (a,), (b,) = (field[name].probabilities("test") for name in ("VGG16", "LBP"))
+    known = films(field, "test")
+    plain = paired_difference(known["label"], a, b, known["group"], resamples=500, seed=2)
+    np.testing.assert_allclose(table.loc["VGG16", list(plain)].astype(float), list(plain.values()))
+    assert "LBP" not in table.index
+    np.testing.assert_allclose(table["p_holm"], holm(table["p"]))
+
+
+def test_mcnemar_counts_the_films_that_one_alone_has_right():
+    def table(answers):
+        p = np.eye(3)[answers]
+        rows = {"path": list("abcd"), "group": list("abcd"), "part": "test", "label": [0, 1, 2, 0]}
+        return pd.DataFrame(rows | dict(zip(PROBABILITY_COLUMNS, p.T, strict=True)))
+
+    field = {
+        name: Entrant(name, "single", (), (table(answers),))
+        for name, answers in (
+            ("all", [0, 1, 2, 0]),
+            ("first", [0, 0, 0, 1]),
+            ("last", [1, 1, 1, 0]),
+        )
+    }
+    found = mcnemars(field, "first")
+    assert found.loc["all", ["only_other", "only_reference"]].tolist() == [3, 0]
+    assert found.loc["last", ["only_other", "only_reference"]].tolist() == [2, 1]
+    assert found["p"].tolist() == pytest.approx([0.25, 1.0])  # 2 / 2^3; 2 of 3 tosses
+    assert found["p_holm"].tolist() == pytest.approx([0.5, 1.0])
+
+
+# ---------------------------------------------------------------------------------------------
+# Cost
+
+
+def test_nobody_on_the_pareto_front_is_beaten():
+    price, quality = [1, 2, 3, 3, 4, 1], [0.5, 0.7, 0.7, 0.9, 0.8, 0.5]
+    assert pareto(price, quality).tolist() == [True, True, False, True, False, True]
+
+
+def test_multiply_adds_of_a_saved_model_are_those_of_the_built_one(tmp_path):
+    x = inputs = keras.Input((21, 18, 3))
+    for layer in (
+        layers.Conv2D(4, 3, 2, "same"),
+        layers.Conv2D(4, 3, groups=2, dilation_rate=2),
+        layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2),
+        layers.SeparableConv2D(5, 2),
+        layers.BatchNormalization(),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(3),
+    ):
+        x = layer(x)
+    model = keras.Model(inputs, x)
+    model.save(tmp_path / "model.keras")
+    assert saved_multiply_adds(tmp_path / "model.keras") == cost.multiply_adds(model)
+
+
+def test_what_is_no_model_or_cannot_be_counted_is_refused(tmp_path):
+    (tmp_path / "text.keras").write_text("hello")
+    with pytest.raises(RunError, match="expected a saved Keras model"):
+        saved_multiply_adds(tmp_path / "text.keras")
+    model = keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2DTranspose(2, 3)])
+    model.save(tmp_path / "up.keras")
+    with pytest.raises(RunError, match="found Conv2DTranspose"):
+        saved_multiply_adds(tmp_path / "up.keras")
+
+
+def test_an_ensemble_costs_the_sum_of_its_members_and_a_baseline_nothing(field):
+    one = {"parameters": 10.0, "multiply_adds": 100.0, "seconds": 1.0}
+    prices = pd.DataFrame(
+        {n: {k: v * (i + 1) for k, v in one.items()} for i, n in enumerate(ARCHITECTURES)}
+    ).T
+    found = comparison.costs(field, prices)
+    place = {n: i + 1 for i, n in enumerate(ARCHITECTURES)}
+    assert found.loc["VGG16 + VGG19", "parameters"] == 10 * (place["vgg16"] + place["vgg19"])
+    assert found.loc["Custom CNN, three seeds", "seconds"] == 3
+    assert found.loc["All ten, majority", "multiply_adds"] == 5500
+    assert not {"LBP", "HOG"} & set(found.index)
+
+
+# ---------------------------------------------------------------------------------------------
+# What the reference publishes
+
+
+def test_published_rows_stand_beside_their_own_reports():
+    found = read_published(SUMMARY, REPORTS)
+    assert found.index.tolist() == PUBLISHED["model"].tolist()
+    assert found["n"].unique().tolist() == [390]
+    assert found.index[found["differs"] != ""].tolist() == ["MobileNetV2"]
+    assert "accuracy 0.84, report 0.79" in found.loc["MobileNetV2", "differs"]
+    resnet = found.loc["ResNet50"]
+    assert resnet["balanced_accuracy"] == pytest.approx((0.35 + 0.92 + 0.55) / 3)
+    assert resnet["lowest_recall"] == 0.35
+    # 0.655 * 390 = 255.45 and 0.665 * 390 = 259.35; Wilson for 257 of 390 by the formula
+    assert (resnet["least"], resnet["most"]) == (256, 259)
+    k, n, z = 257, 390, 1.959964
+    half = z / (n + z**2) * np.sqrt(k * (n - k) / n + z**2 / 4)
+    centre = (k + z**2 / 2) / (n + z**2)
+    assert (resnet["low"], resnet["high"]) == pytest.approx((centre - half, centre + half))
+
+
+def test_a_published_row_without_a_report_is_refused(tmp_path):
+    reports = pd.read_csv(REPORTS)
+    (tmp_path / "r.csv").write_text(reports[reports["model"] != "VGG16"].to_csv(index=False))
+    with pytest.raises(ValueError, match=r"missing \['VGG16'\]"):
+        read_published(SUMMARY, tmp_path / "r.csv")
