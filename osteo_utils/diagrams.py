@@ -166,7 +166,7 @@ def _draw_outline(sheet: Sheet, height: float) -> None:
 def outline(model: keras.Model) -> Outline:
     """Group the layers of a flat model into stages; `ValueError` where there are no maps."""
     found = calls(model)
-    maps = {call.index for call in found if len(call.output) == 3 and call.output[0] != 1}
+    maps = {call.index for call in found if len(call.output) == 3}
     ends = sorted(maps - {p for call in found if call.index in maps for p in call.parents})
     if not ends:
         raise ValueError(

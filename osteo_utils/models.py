@@ -59,6 +59,7 @@ class Architecture:
     learning_rate: float  # peak, from scratch
     year: int
     paper: str  # key in book/references.bib
+    last_conv_below: tuple[int, str] = (0, "")  # on smaller images, where its maps are 1 x 1
     parameters: int = 0  # as published, with its own classifier of 1,000 classes
     pretrained: bool = False  # whether ImageNet weights exist
     fine_tuned_from: str = ""  # the first layer that moves in the second stage of transfer
@@ -132,12 +133,22 @@ def fusion(*members: str) -> Architecture:
     )
 
 
-def last_conv_layers(name: str) -> dict[str, str]:
-    """The layer that Grad-CAM weighs, by branch: one entry, or one for each member of a fusion."""
+def last_conv_layers(name: str, image_size: int | None = None) -> dict[str, str]:
+    """The layer that Grad-CAM weighs, by branch: one entry, or one for each member of a fusion.
+
+    `image_size` in pixels, if not native: on small images the last maps of some networks shrink to
+    one value, and an earlier layer takes their place.
+    """
     architecture = get_architecture(name)
     if not architecture.members:
-        return {name: architecture.last_conv}
-    return {m: f"{m}_{get_architecture(m).last_conv}" for m in architecture.members}
+        return {name: _last_conv(architecture, image_size)}
+    return {m: f"{m}_{_last_conv(get_architecture(m), image_size)}" for m in architecture.members}
+
+
+def _last_conv(architecture: Architecture, image_size: int | None) -> str:
+    below, layer = architecture.last_conv_below
+    small = image_size is not None and image_size < below
+    return layer if small else architecture.last_conv
 
 
 def _of_members(x: Tensor, weights: Weights) -> Tensor:
@@ -434,7 +445,7 @@ ARCHITECTURES: Final = _registry(
         native_size=224,
         min_size=32,
         last_conv="conv5_block3_out",
-        learning_rate=4e-3,
+        learning_rate=1.5e-3,
         year=2015,
         paper="he2016",
         parameters=25_636_712,
@@ -450,7 +461,8 @@ ARCHITECTURES: Final = _registry(
         native_size=299,
         min_size=75,
         last_conv="mixed10",
-        learning_rate=4e-3,
+        last_conv_below=(107, "mixed7"),
+        learning_rate=3e-3,
         year=2015,
         paper="szegedy2016",
         parameters=23_851_784,
@@ -466,7 +478,7 @@ ARCHITECTURES: Final = _registry(
         native_size=299,
         min_size=71,
         last_conv="block14_sepconv2_act",
-        learning_rate=4e-3,
+        learning_rate=2e-3,
         year=2017,
         paper="chollet2017",
         parameters=22_910_480,
@@ -482,7 +494,7 @@ ARCHITECTURES: Final = _registry(
         native_size=224,
         min_size=32,
         last_conv="relu",
-        learning_rate=4e-3,
+        learning_rate=2e-3,
         year=2017,
         paper="huang2017",
         parameters=8_062_504,

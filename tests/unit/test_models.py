@@ -48,8 +48,10 @@ def test_flat_uint8_in_float32_probabilities_out(models, name):
     assert model.output_shape == (None, 3)
     assert not [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
     assert [layer.name for layer in model.layers[-2:]] == ["logits", "probabilities"]
-    for last in last_conv_layers(name).values():
-        assert len(model.get_layer(last).output.shape) == 4
+    for last in last_conv_layers(name, SIZE).values():
+        _, height, width, channels = model.get_layer(last).output.shape
+        assert min(height, width) > 1
+        assert channels > 100
     p = np.asarray(model(images(), training=False))
     assert p.dtype == np.float32
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
@@ -109,6 +111,14 @@ def test_late_fusion_joins_the_vectors_of_its_members(models):
 
 
 MEMBERS = {"vgg16": 512, "inception_v3": 2048}
+
+
+@pytest.mark.parametrize(("size", "layer", "side"), [(106, "mixed7", 5), (107, "mixed10", 2)])
+def test_on_small_images_inception_is_asked_at_an_earlier_layer(size, layer, side):
+    assert last_conv_layers("inception_v3", size) == {"inception_v3": layer}
+    model = build("inception_v3", size)
+    assert model.get_layer(layer).output.shape[1] == side
+    assert model.get_layer("mixed10").output.shape[1] == (1 if size < 107 else 2)
 
 
 def test_any_two_backbones_can_be_fused_even_with_equal_layer_names():
