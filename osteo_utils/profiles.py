@@ -49,8 +49,8 @@ RECIPES: Final[dict[str, dict[str, dict[str, Any]]]] = {
     },
     "quick": {
         "alexnet": _ONCE | {"image_size": 96},
-        "vgg16": _ONCE_BF16 | {"image_size": 64, "epochs": 4, "batch_size": 8},
-        "vgg19": _ONCE_BF16 | {"image_size": 64, "epochs": 4, "batch_size": 8},
+        "vgg16": _ONCE_BF16 | {"image_size": 64, "epochs": 5},
+        "vgg19": _ONCE_BF16 | {"image_size": 64, "epochs": 5},
         "resnet50": _ONCE | {"image_size": 64},
         "inception_v3": _ONCE | {"image_size": 80, "epochs": 6},
         "xception": _ONCE | {"image_size": 72, "epochs": 5},
