@@ -22,7 +22,6 @@ from osteo_utils.labels import CLASS_NAMES
 
 Tensor = Any  # a symbolic tensor of whichever backend Keras runs on
 Weights = Literal["imagenet"] | None
-Preprocessing = Literal["0..1", "-1..1", "bgr", "imagenet"]
 
 MOBILENET_WIDTH_FROM_SCRATCH: Final = 0.35
 
@@ -51,7 +50,7 @@ class Architecture:
     name: str
     title: str
     backbone: Callable[[Tensor, Weights], Tensor]  # preprocessed images to feature maps
-    preprocessing: Preprocessing  # of what the backbone expects; a key of PREPROCESSING
+    preprocessing: str  # what the backbone expects: a key of PREPROCESSING, of a fusion several
     channels: int  # of its input: 1 grey, 3 grey repeated
     native_size: int
     min_size: int
@@ -119,7 +118,7 @@ def fusion(*members: str) -> Architecture:
         name="+".join(members),
         title=" + ".join(part.title for part in parts) + " (fused)",
         backbone=_of_members,
-        preprocessing=parts[0].preprocessing,
+        preprocessing=", ".join(part.preprocessing for part in parts),
         channels=parts[0].channels,
         native_size=max(part.native_size for part in parts),
         min_size=max(part.min_size for part in parts),
