@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from osteo_utils.models import ARCHITECTURES
+
 ROOT = Path(__file__).resolve().parents[2]
+SNAKEFILE = (ROOT / "Snakefile").read_text()
 ARTEFACTS = {".h5", ".keras", ".onnx", ".npz", ".npy", ".zip", ".dcm", ".pt", ".pkl", ".tar", ".gz"}
 PROSE = ("notebooks/*.ipynb", "book/*.md", "osteo_utils/**/*.py", "README.md")
 ALLOWED = r"(?:not|no|never) (?:a |an )?(?:\w+ )?diagnos|diagnostic|diagnosis or\s+medical advice"
@@ -37,12 +40,26 @@ def names(requirements: str) -> set[str]:
     return {re.sub(r"[._-]+", "-", match.group()).lower() for match in found if match}
 
 
+def keys(table: str) -> list[str]:
+    """The chapters that a table of the Snakefile names, such as CHAPTERS."""
+    body = re.search(rf"^{table} = \{{$(.*?)^\}}$", SNAKEFILE, re.M | re.S)
+    assert body
+    return re.findall(r'^    "(\d\d_\w+)": ', body[1], re.MULTILINE)
+
+
 def test_every_notebook_is_in_the_table_of_contents_and_in_the_order_of_work():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     listed = [each["file"] for part in toc["parts"] for each in part["chapters"]]
-    ordered = re.findall(r'^    "(\d\d_\w+)": \[', (ROOT / "Snakefile").read_text(), re.MULTILINE)
     assert sorted(n.removeprefix("notebooks/") for n in listed if "notebooks/" in n) == chapters()
-    assert sorted(ordered) == chapters()
+    assert sorted(keys("CHAPTERS")) == chapters()
+
+
+def test_chapters_that_train_or_read_a_model_wait_for_its_run():
+    code = {path.stem: path.read_text("utf-8") for path in (ROOT / "notebooks").glob("*.ipynb")}
+    asks = r"(?:show_training|train_seeds|trained)\(course, "
+    assert {c for c, text in code.items() if re.search(asks, text)} <= set(keys("TRAINED"))
+    models = re.findall(r"\w+", re.search(r"MODELS = (.*?)\n\n", SNAKEFILE, re.S)[1])
+    assert [m for m in models if m != "MODELS"] == list(ARCHITECTURES)
 
 
 def test_every_page_is_in_the_table_of_contents():
