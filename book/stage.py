@@ -79,9 +79,7 @@ def status_page(notebooks: dict[str, Notebook], runs: Path) -> str:
         profile=parameters["profile"],
         corpus=Path(parameters["corpus"]).stem,
         rows="\n".join(status_row(*item) for item in notebooks.items()),
-        trainings="\n".join(
-            map(training_row, sorted(f.parent for f in runs.glob("*/seed*/run.json")))
-        ),
+        trainings="\n".join(map(training_row, sorted(runs.glob("*/seed*/run.json")))),
         python=platform.python_version(),
         versions=", ".join(f"{name} {version(name)}" for name in VERSIONS),
         machine=f"{platform.system()} {platform.machine()}",
