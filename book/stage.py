@@ -27,10 +27,11 @@ the seconds of a second build are fewer.
 
 ## Trainings
 
-The seconds are those in which the network learned, without starting up and loading.
+The seconds are those in which the network learned, without starting up and loading. Where no
+weights are named, it started from random ones. Device: {devices}.
 
-| model | seed | image size, px | weights | parameters | epochs | seconds | precision | device |
-|---|--:|--:|---|--:|--:|--:|---|---|
+| model | seed | px | weights | parameters | epochs | seconds | precision |
+|---|--:|--:|---|--:|--:|--:|---|
 {trainings}
 
 Python {python}, {versions}, on {machine}.
@@ -63,23 +64,25 @@ def status_row(name: str, notebook: Notebook) -> str:
     return f"| [{title(notebook)}](../notebooks/{name}.ipynb) | {seconds:.0f} | {code} |"
 
 
-def training_row(record: Path) -> str:
+def training_row(info: dict[str, Any]) -> str:
     """One line of the table of trainings, from a run's own record."""
-    info = json.loads(record.read_text("utf-8"))
-    cells = [info["model"], info["seed"], info["image_size"], info["weights"] or "from scratch"]
+    cells = [info["model"], info["seed"], info["image_size"], info["weights"] or ""]
     cells += [f"{info['parameters']:,}", info["epochs_run"], f"{info['seconds']:.0f}"]
-    return f"| {' | '.join(map(str, [*cells, info['precision'], info['device']]))} |"
+    return f"| {' | '.join(map(str, [*cells, info['precision'].removeprefix('mixed_')]))} |"
 
 
 def status_page(notebooks: dict[str, Notebook], runs: Path) -> str:
     """What was executed, how long it took and with which versions."""
+    files = sorted(runs.glob("*/seed*/run.json"))
+    records = [json.loads(file.read_text("utf-8")) for file in files]
     parameters = next(iter(notebooks.values()))["metadata"]["papermill"]["parameters"]
     return STATUS.format(
         day=date.today().isoformat(),
         profile=parameters["profile"],
         corpus=Path(parameters["corpus"]).stem,
         rows="\n".join(status_row(*item) for item in notebooks.items()),
-        trainings="\n".join(map(training_row, sorted(runs.glob("*/seed*/run.json")))),
+        trainings="\n".join(map(training_row, records)),
+        devices=", ".join(sorted({info["device"] for info in records})),
         python=platform.python_version(),
         versions=", ".join(f"{name} {version(name)}" for name in VERSIONS),
         machine=f"{platform.system()} {platform.machine()}",
