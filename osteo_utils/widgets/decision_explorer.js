@@ -1,17 +1,11 @@
+import { announcer, bindChoice, bindSlider, button, choice, choose, element, follow, frame, heading, labelled, ownBuffer, slider } from "./common.js";
+
 // A soft vote of two members: the weight is slid, matrix and scores follow.
-// Plain JavaScript without libraries, so that it runs in a notebook and on a page without a kernel.
 
 const STEPS = 100; // of the slider from 0 to 1
-const QUIET = 400; // milliseconds without a move before the new scores are announced
 const SINGLE_SCORES = ["Accuracy", "Balanced accuracy", "Macro F1"];
 
 // --- data -------------------------------------------------------------------------------------
-
-// A binary trait as an ArrayBuffer of its own: an offset need not fit the numbers inside.
-function ownBuffer(binary) {
-  if (binary instanceof ArrayBuffer) return binary;
-  return binary.buffer.slice(binary.byteOffset, binary.byteOffset + binary.byteLength);
-}
 
 // { part: { labels, members: [Float32Array of 3 n numbers, ...] } }
 function decode(content, labels, probabilities) {
@@ -68,26 +62,7 @@ function scores(matrix) {
 const shown = (value) => (Number.isNaN(value) ? "n/a" : value.toFixed(3));
 const percent = (value) => (Number.isNaN(value) ? "n/a" : `${Math.round(100 * value)} %`);
 
-// --- elements ---------------------------------------------------------------------------------
-
-let made = 0; // labels need ids that are unique on the page
-
-function element(tag, properties = {}, ...children) {
-  const { dataset, ...rest } = properties;
-  const created = Object.assign(document.createElement(tag), rest);
-  Object.assign(created.dataset, dataset);
-  created.append(...children);
-  return created;
-}
-
-function labelled(text, control) {
-  control.id = `decision-explorer-${++made}`;
-  return element("div", { className: "de-field" }, element("label", { htmlFor: control.id }, text), control);
-}
-
-function heading(scope, ...content) {
-  return element("th", { scope }, ...content);
-}
+// --- views -------------------------------------------------------------------------------------
 
 // A confusion matrix whose cells carry count and share of the row as text, and the share as shade.
 function matrixView(classes) {
@@ -132,56 +107,25 @@ function scoresView(classes) {
   return { table, update };
 }
 
-// Says the latest text politely, once its changes have come to rest.
-function announcer() {
-  const region = element("div", { className: "de-said" });
-  region.setAttribute("aria-live", "polite");
-  let timer;
-  const say = (text) => {
-    clearTimeout(timer);
-    timer = setTimeout(() => (region.textContent = text), QUIET);
-  };
-  return { region, say, stop: () => clearTimeout(timer) };
-}
-
-function controls(content) {
-  const options = content.pairs.map((pair, i) =>
-    element("option", { value: String(i) }, pair.map((m) => content.members[m]).join(" + ")),
-  );
-  const pair = element("select", {}, ...options);
-  const part = element("select", {}, ...content.parts.map((name) => element("option", { value: name }, name)));
-  const slider = element("input", { type: "range", min: "0", max: String(STEPS), step: "1" });
-  const preset = element("button", { type: "button" });
-  return { pair, part, slider, preset };
-}
-
 // --- the widget -------------------------------------------------------------------------------
 
 function render({ model, el }) {
   const content = model.get("content");
   const width = content.classes.length;
   const parts = decode(content, model.get("labels"), model.get("probabilities"));
-  const { pair, part, slider, preset } = controls(content);
+  const pair = choice(content.pairs.map((both) => both.map((m) => content.members[m]).join(" + ")));
+  const part = element("select", {}, ...content.parts.map((name) => element("option", { value: name }, name)));
+  const weightSlider = slider(0, STEPS, 1);
+  const preset = button("");
   const matrix = matrixView(content.classes);
   const table = scoresView(content.classes);
   const said = announcer();
   const mix = element("output", { className: "de-mix" });
-  const field = labelled("", slider);
+  const field = labelled("", weightSlider);
   const sliderLabel = field.querySelector("label");
   field.append(mix);
-
-  const root = element(
-    "section",
-    { className: "decision-explorer" },
-    element("div", { className: "de-choices" }, labelled("Pair", pair), labelled("Part", part)),
-    field,
-    element("div", { className: "de-advice" }, preset, element("p", {}, "The weight is chosen on validation; test only shows what the choice is worth.")),
-    element("div", { className: "de-tables" }, matrix.table, table.table),
-    said.region,
-  );
-  root.setAttribute("aria-label", "Decision explorer: a soft vote of two members");
-  // In JupyterLab the arrow keys belong to the control in focus, not to the notebook.
-  for (const control of [pair, part, slider, preset]) control.dataset.lmSuppressShortcuts = "true";
+  const advice = element("p", {}, "The weight is chosen on validation; test only shows what the choice is worth.");
+  const best = () => Math.round(content.chosen[model.get("pair")] * STEPS) / STEPS;
 
   const draw = () => {
     const [i, j] = content.pairs[model.get("pair")];
@@ -194,10 +138,10 @@ function render({ model, el }) {
 
     pair.value = String(model.get("pair"));
     part.value = model.get("part");
-    slider.value = String(Math.round(weight * STEPS));
+    weightSlider.value = String(Math.round(weight * STEPS));
     sliderLabel.textContent = `Weight of ${first}`;
     mix.textContent = `${weight.toFixed(2)} × ${first} + ${(1 - weight).toFixed(2)} × ${second}`;
-    slider.setAttribute("aria-valuetext", mix.textContent);
+    weightSlider.setAttribute("aria-valuetext", mix.textContent);
     preset.textContent = `Use the weight chosen on validation (${best().toFixed(2)})`;
     matrix.update(matrices[1], `Vote on ${part.value}: ${labels.length} films, share of each true class`);
     table.update(columns, [first, "Vote", second]);
@@ -205,26 +149,22 @@ function render({ model, el }) {
     return `${mix.textContent}, ${part.value}: accuracy ${accuracy}, balanced accuracy ${balanced}, macro F1 ${f1}.`;
   };
 
-  // The model is the one truth: a control sets it, and every view of it draws itself again.
-  const choose = (name, value) => {
-    model.set(name, value);
-    model.save_changes();
-  };
-  const best = () => Math.round(content.chosen[model.get("pair")] * STEPS) / STEPS;
-  slider.addEventListener("input", () => model.set("weight", slider.valueAsNumber / STEPS));
-  slider.addEventListener("change", () => model.save_changes());
-  pair.addEventListener("change", () => choose("pair", Number(pair.value)));
-  part.addEventListener("change", () => choose("part", part.value));
-  preset.addEventListener("click", () => choose("weight", best()));
-  const events = "change:weight change:pair change:part";
-  const redraw = () => said.say(draw());
-  model.on(events, redraw);
-  draw();
-  el.append(root);
-  return () => {
-    model.off(events, redraw);
-    said.stop();
-  };
+  bindSlider(model, weightSlider, "weight", (step) => step / STEPS);
+  bindChoice(model, pair, "pair");
+  bindChoice(model, part, "part", String);
+  preset.addEventListener("click", () => choose(model, "weight", best()));
+  el.append(
+    frame(
+      "decision-explorer",
+      "Decision explorer: a soft vote of two members",
+      element("div", { className: "ow-row" }, labelled("Pair", pair), labelled("Part", part)),
+      field,
+      element("div", { className: "ow-row" }, preset, advice),
+      element("div", { className: "ow-row ow-top" }, matrix.table, table.table),
+      said.region,
+    ),
+  );
+  return follow(model, ["weight", "pair", "part"], draw, said);
 }
 
 export default { render };

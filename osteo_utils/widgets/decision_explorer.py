@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import Any, Final
 
 import anywidget
@@ -14,10 +13,9 @@ from osteo_utils.ensembles import Aligned, aligned, choose_weights, soft_vote
 from osteo_utils.evaluate import confusion
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.runs import Run
+from osteo_utils.widgets.base import css, esm
 
 PARTS: Final = ("validation", "test")
-
-_HERE: Final = Path(__file__).parent
 
 
 class DecisionExplorer(anywidget.AnyWidget):
@@ -31,8 +29,8 @@ class DecisionExplorer(anywidget.AnyWidget):
     browser adds in 64 bits as NumPy does, and its matrix is that of `matrix`, to the last film.
     """
 
-    _esm = _HERE / "decision_explorer.js"
-    _css = _HERE / "decision_explorer.css"
+    _esm = esm("decision_explorer")
+    _css = css("decision_explorer")
 
     content = traitlets.Dict().tag(sync=True)  # names, pairs, sizes, weights from validation
     labels = traitlets.Bytes().tag(sync=True)  # uint8, one part after the other
