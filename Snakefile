@@ -55,6 +55,9 @@ TRAINED = {
     "18_where_does_it_look": ["custom_cnn", "mobilenet_v2"],
 }
 
+# A fusion, and the members whose runs it starts from where its recipe says so.
+MEMBERS = {"late_fusion": ["vgg16", "inception_v3"]}
+
 OSTEO_UTILS = sorted(str(path) for path in Path("osteo_utils").rglob("*") if path.suffix in {".py", ".js", ".css"})
 DATA = sorted(str(path) for path in Path("data").rglob("*.csv"))
 SERVED = {".md", ".bib", ".css", ".js", ".svg"}
@@ -73,6 +76,12 @@ def executed(chapters):
 def runs_of(models):
     seeds = {model: recipe(get_profile(PROFILE), model).seeds for model in models}
     return [f"{RUNS}/{model}/seed{seed}/run.json" for model in models for seed in seeds[model]]
+
+
+def started_from(wildcards):
+    if recipe(get_profile(PROFILE), wildcards.model).weights != "members":
+        return []
+    return [f"{RUNS}/{member}/seed{wildcards.seed}/run.json" for member in MEMBERS[wildcards.model]]
 
 
 wildcard_constraints:
@@ -122,6 +131,7 @@ rule train:
     input:
         ancient(f"{BUILD}/corpus.txt"),
         ancient(executed(["03_splitting_without_leaking"])),
+        lambda wildcards: ancient(started_from(wildcards)),
     output:
         f"{RUNS}/{{model}}/seed{{seed}}/run.json",
     log:

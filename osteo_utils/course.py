@@ -121,10 +121,14 @@ def train_model(course: Course, model: str, seed: int | None = None) -> "Run":
 
 
 def _train(course: Course, model: str, seeds: "Sequence[int]") -> "list[Run]":
+    from osteo_utils.models import get_architecture
     from osteo_utils.runs import run_folder
     from osteo_utils.training import train
 
     settings, parts, name = course.recipe(model), split(course), corpus_name(course.corpus)
+    if settings.weights == "members":
+        for member in get_architecture(model).members:
+            _train(course, member, seeds)
     images = arrays(course, settings.image_size)
     folders = [run_folder(course.runs, name, course.profile.name, model, seed) for seed in seeds]
     return [

@@ -90,7 +90,8 @@ def build(
     with _policy(precision):
         inputs = keras.Input((image_size, image_size, 1), dtype="uint8", name="radiograph")
         vector = _vector(architecture, _augment(inputs, seed), weights)
-        model = keras.Model(inputs, _head(vector, architecture.hidden), name=name)
+        answer = _head(vector, architecture.hidden)
+        model = keras.Model(inputs, answer, name=name.replace("+", "_and_"))  # as TensorFlow allows
     if weights is None:
         _quicken_batch_norm(model)
     return model

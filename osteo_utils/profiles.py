@@ -16,7 +16,7 @@ class Profile:
     batch_size: int
     seeds: tuple[int, ...]  # training seeds of each model
     resamples: int  # bootstrap resamples behind each interval
-    weights: Literal["imagenet"] | None
+    weights: Literal["imagenet", "members"] | None  # members: a fusion starts from their runs
     precision: Literal["float32", "mixed_bfloat16"]
     head_epochs: int = 40  # of the first stage of transfer, on cached features
 
@@ -56,7 +56,8 @@ RECIPES: Final[dict[str, dict[str, dict[str, Any]]]] = {
         "xception": _ONCE | {"image_size": 72, "epochs": 5},
         "densenet121": _ONCE | {"image_size": 64},
         "mobilenet_v2": _ONCE | {"epochs": 12},
-        "late_fusion": _ONCE_BF16 | {"image_size": 75, "epochs": 2, "batch_size": 8},
+        "late_fusion": _ONCE_BF16
+        | {"image_size": 75, "weights": "members", "head_epochs": 20, "epochs": 1},
     },
     "full": {},
 }

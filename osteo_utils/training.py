@@ -2,7 +2,7 @@
 
 From scratch all layers learn at once. With ImageNet weights there are two stages: first the head,
 on features that the frozen backbone computes once; then head and upper layers together at a low
-rate, batch norm frozen throughout.
+rate, batch norm frozen throughout. A fusion may go the same way from its members' finished runs.
 
 Fixed by the seed: initial weights, dropout, augmentation and, by seed and epoch, the order of the
 images, so a resumed training sees what an unkilled one would. Not fixed: the last digits, since
@@ -96,7 +96,9 @@ def train(
         _check_settings(run.info, settings, folder)
         return run
     progress = _begin(folder / "progress", settings)
-    model = build(name, profile.image_size, profile.weights, seed, precision(profile))
+    model = _new_model(name, profile, seed, precision(profile))
+    if profile.weights == "members":
+        _take_members(model, folder, settings)
     history = _fit(model, parts, profile, settings, progress, callbacks)
     best = _best_model(name, profile, seed, progress)
     predictions = _predict(best, parts, split, profile.batch_size)
@@ -115,9 +117,27 @@ def _best_model(name: str, profile: Profile, seed: int, progress: Path) -> keras
             f"{progress.parent}: expected a validation loss that is a number in some epoch, found "
             f"none; the training of {name} diverged: lower its learning rate and delete the folder"
         )
-    model = build(name, profile.image_size, profile.weights, seed)
+    model = _new_model(name, profile, seed)
     model.load_weights(progress / file)
     return model
+
+
+def _new_model(name: str, profile: Profile, seed: int, precision: str = "float32") -> keras.Model:
+    pretrained = profile.weights if profile.weights == "imagenet" else None
+    return build(name, profile.image_size, pretrained, seed, precision)
+
+
+def _take_members(model: keras.Model, folder: Path, settings: Mapping[str, Any]) -> None:
+    """Give each branch of a fusion the backbone of its member's finished run of the same seed.
+
+    Raises `RunError` if such a run is missing or was trained on another split.
+    """
+    joined = model.get_layer("fused").input
+    for member, vector in zip(get_architecture(settings["model"]).members, joined, strict=True):
+        run = read_run(folder.parent.parent / member / folder.name, settings["split_hash"])
+        trained = run.model()
+        below = keras.Model(trained.input, trained.get_layer("dropout").input)
+        keras.Model(model.input, vector).set_weights(below.get_weights())
 
 
 def precision(profile: Profile) -> str:
@@ -153,7 +173,8 @@ def _settings(
 ) -> dict[str, Any]:
     """Everything that decides what a training is; two trainings that differ here never mix."""
     architecture = get_architecture(name)
-    transfer = profile.weights and architecture.pretrained
+    from_members = profile.weights == "members" and architecture.members
+    transfer = from_members or (profile.weights == "imagenet" and architecture.pretrained)
     return {
         "class_names": list(CLASS_NAMES),
         "model": name,

@@ -71,9 +71,9 @@ class KillAt(keras.callbacks.Callback):
             raise Killed
 
 
-def train(data, folder, seed=0, profile=SMALL, **kwargs):
+def train(data, folder, seed=0, profile=SMALL, name="tiny", **kwargs):
     parts, split = data
-    return training.train("tiny", parts, split, profile, seed, folder, **kwargs)
+    return training.train(name, parts, split, profile, seed, folder, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -305,6 +305,34 @@ def test_transfer_trains_the_head_first_and_then_the_upper_layers(data, pretrain
     images = np.concatenate([data[0][p][0] for p in PARTS[1:]])
     again = run.model().predict(images, verbose=0)
     np.testing.assert_allclose(runs.probabilities(run.predictions), again, atol=1e-5)
+
+
+@pytest.fixture
+def members(pretrained, monkeypatch):
+    """A second small backbone, and the fusion of both."""
+    other = dataclasses.replace(models.ARCHITECTURES["tiny"], name="other")
+    monkeypatch.setitem(models.ARCHITECTURES, "other", other)
+
+
+def test_a_fusion_starts_from_the_runs_of_its_members(data, members, tmp_path):
+    for member in ("tiny", "other"):
+        own = {"name": member, "profile": dataclasses.replace(SMALL, epochs=1)}
+        train(data, tmp_path / member / "seed0", **own)
+    begun = dataclasses.replace(SMALL, weights="members", head_epochs=2, epochs=1)
+    run = train(data, tmp_path / "fused/seed0", name="tiny+other", profile=begun)
+    assert run.info["weights"] == "members"
+    assert run.history["stage"].tolist() == ["head", "head", "fine-tuning"]
+    fused = run.model()
+    for member in ("tiny", "other"):  # the lower convolution stands still in both stages
+        alone = runs.read_run(tmp_path / member / "seed0").model()
+        kernels = [alone.get_layer("conv1").kernel, fused.get_layer(f"{member}_conv1").kernel]
+        np.testing.assert_array_equal(*(np.asarray(kernel) for kernel in kernels))
+
+
+def test_a_fusion_whose_member_has_no_run_says_which(data, members, tmp_path):
+    begun = dataclasses.replace(SMALL, weights="members", head_epochs=1, epochs=1)
+    with pytest.raises(RunError, match=r"tiny.seed0: expected a finished run"):
+        train(data, tmp_path / "fused/seed0", name="tiny+other", profile=begun)
 
 
 def test_fine_tuning_moves_upper_convolutions_and_head_and_no_batch_norm(data, pretrained):
