@@ -49,18 +49,25 @@ class ImageFacts:
 
 
 def read_image(path: Path | str) -> Grey:
-    """Decode one radiograph to grey uint8 (height, width), native size, bright = bone.
+    """Decode one radiograph to grey uint8 (height, width), native size: `decode` of its bytes."""
+    path = Path(path)
+    return decode(read_bytes(path), path)
+
+
+def decode(data: bytes, name: object = "image") -> Grey:
+    """Decode the bytes of one radiograph to grey uint8 (height, width), native size, bright = bone.
 
     Colour becomes luma (ITU-R BT.601), transparency lies on black, EXIF orientation and DICOM
     rescale, window and MONOCHROME1 are applied. 16-bit and float pixels: a DICOM is mapped from
-    its window, anything else from its own darkest..brightest pixel. Raises `ImageError`.
+    its window, anything else from its own darkest..brightest pixel. `name` says in an error which
+    file it was; nothing is opened by it. Raises `ImageError`.
     """
-    path = Path(path)
-    data = read_bytes(path)
-    with _explained(path):
+    with _explained(name):
+        if not data:
+            raise ImageError(name, "an image file", "0 bytes", "Download or export it again.")
         if data[128:132] == b"DICM":
-            return _dicom_to_grey(path, _open_dicom(path, data))
-        return _to_grey(path, ImageOps.exif_transpose(_open(path, data)))
+            return _dicom_to_grey(name, _open_dicom(name, data))
+        return _to_grey(name, ImageOps.exif_transpose(_open(name, data)))
 
 
 def probe(path: Path | str, data: bytes | None = None) -> ImageFacts:
@@ -140,34 +147,34 @@ def load_arrays(paths: Sequence[Path], size: int, cache: Path | None = None) -> 
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(name: object) -> Iterator[None]:
     try:
         yield
     except ImageError:
         raise
     except Exception as error:  # damaged bytes make decoders raise nearly anything
         found = f"damaged or unsupported data ({type(error).__name__}: {error})"
-        raise ImageError(path, "a whole image", found, "Download or export it again.") from None
+        raise ImageError(name, "a whole image", found, "Download or export it again.") from None
 
 
-def _check_size(path: Path, width: int, height: int) -> None:
+def _check_size(name: object, width: int, height: int) -> None:
     if min(width, height) < 1 or width * height > MAX_PIXELS:
         found = f"{width} x {height} (not decoded)"
-        raise ImageError(path, f"1 to {MAX_PIXELS:,} pixels", found, "Export it in a usual size.")
+        raise ImageError(name, f"1 to {MAX_PIXELS:,} pixels", found, "Export it in a usual size.")
 
 
-def _open(path: Path, data: bytes) -> Image.Image:
+def _open(name: object, data: bytes) -> Image.Image:
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         expected = f"an image ({', '.join(FORMATS)} or DICOM)"
         remedy = "Convert it to PNG, or download it again."
-        raise ImageError(path, expected, f"a file that begins {data[:12]!r}", remedy) from None
-    _check_size(path, image.width, image.height)
+        raise ImageError(name, expected, f"a file that begins {data[:12]!r}", remedy) from None
+    _check_size(name, image.width, image.height)
     # An MPO is a phone's JPEG with a depth or brightness map behind the photograph.
     if image.format != "MPO" and getattr(image, "is_animated", False):
         found = f"{getattr(image, 'n_frames', 'several')} frames or pages"
-        raise ImageError(path, "a single image", found, "Export the one frame you want.")
+        raise ImageError(name, "a single image", found, "Export the one frame you want.")
     return image
 
 
@@ -181,21 +188,21 @@ def _facts(image: Image.Image) -> ImageFacts:
     return ImageFacts(name, image.mode, width, height)
 
 
-def _verify(path: Path, image: Image.Image) -> None:
+def _verify(name: object, image: Image.Image) -> None:
     if image.format == "PNG":
         image.verify()
     elif image.format in ("JPEG", "MPO"):
         image.draft("L", (1, 1))  # reads every coefficient, computes few pixels
         image.load()
     else:
-        _to_grey(path, image)
+        _to_grey(name, image)
 
 
-def _to_grey(path: Path, image: Image.Image) -> Grey:
+def _to_grey(name: object, image: Image.Image) -> Grey:
     if image.mode.startswith(("I", "F")):
         # 12-bit detectors are often saved in 16-bit files, so the type's range says nothing.
         values = np.asarray(image, dtype=np.float64)
-        return _to_uint8(path, values, float(values.min()), float(values.max()))
+        return _to_uint8(name, values, float(values.min()), float(values.max()))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
@@ -204,37 +211,37 @@ def _to_grey(path: Path, image: Image.Image) -> Grey:
     return np.array(image, dtype=np.uint8)
 
 
-def _to_uint8(path: Path, values: npt.NDArray[Any], low: float, high: float) -> Grey:
+def _to_uint8(name: object, values: npt.NDArray[Any], low: float, high: float) -> Grey:
     """Map low..high to 0..255, halves up; a flat image is black."""
     if not (np.isfinite([low, high]).all() and np.isfinite(values).all()):
-        raise ImageError(path, "finite pixel values", "NaN or infinity", "Export it again.")
+        raise ImageError(name, "finite pixel values", "NaN or infinity", "Export it again.")
     scaled = np.clip((values.astype(np.float64) - low) / ((high - low) or 1.0), 0, 1) * 255
     return np.floor(scaled + 0.5).astype(np.uint8)
 
 
-def _open_dicom(path: Path, data: bytes) -> Any:  # noqa: ANN401 (pydicom's Dataset is untyped)
+def _open_dicom(name: object, data: bytes) -> Any:  # noqa: ANN401 (pydicom's Dataset is untyped)
     from pydicom import dcmread  # slow to import, and most readers never need it
 
     dataset = dcmread(BytesIO(data))
-    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+    if not any(key in dataset for key in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         found = f"a DICOM without pixels (modality {dataset.get('Modality', 'not stated')})"
-        raise ImageError(path, "a DICOM image", found, "Export the image object of the study.")
-    _check_size(path, int(dataset.Columns), int(dataset.Rows))
+        raise ImageError(name, "a DICOM image", found, "Export the image object of the study.")
+    _check_size(name, int(dataset.Columns), int(dataset.Rows))
     if (frames := int(dataset.get("NumberOfFrames") or 1)) != 1:
         remedy = "Export the one frame you want."
-        raise ImageError(path, "a single image", f"{frames} frames", remedy)
+        raise ImageError(name, "a single image", f"{frames} frames", remedy)
     return dataset
 
 
-def _dicom_to_grey(path: Path, dataset: Any) -> Grey:  # noqa: ANN401
+def _dicom_to_grey(name: object, dataset: Any) -> Grey:  # noqa: ANN401
     from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 
     pixels = pixel_array(dataset)
     if dataset.get("SamplesPerPixel", 1) == 3:
-        return _to_grey(path, Image.fromarray(pixels))
+        return _to_grey(name, Image.fromarray(pixels))
     if dataset.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
         found = str(dataset.PhotometricInterpretation)
-        raise ImageError(path, "a grey or RGB DICOM", found, "Export it as PNG.")
+        raise ImageError(name, "a grey or RGB DICOM", found, "Export it as PNG.")
     values = apply_modality_lut(pixels, dataset)
     low, high = values.min(), values.max()
     window = [dataset.get("WindowCenter"), dataset.get("WindowWidth")]
@@ -242,7 +249,7 @@ def _dicom_to_grey(path: Path, dataset: Any) -> Grey:  # noqa: ANN401
         with np.errstate(over="ignore"):  # the ends of the window, from values beyond them
             low, high = apply_voi_lut(np.array([-(10**9), 10**9]), dataset)
             values = apply_voi_lut(values, dataset)
-    grey = _to_uint8(path, values, float(low), float(high))
+    grey = _to_uint8(name, values, float(low), float(high))
     return 255 - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey
 
 

@@ -1,7 +1,8 @@
 """The run folder, the contract between chapters: written whole, read with checks.
 
 `runs/<corpus>/<profile>/<model>/seed<k>/` holds `model.keras`, `history.csv`, `predictions.csv`,
-`metrics.json` and, written last, `run.json`: its presence says that the run is whole.
+`metrics.json`, `novelty.json` and, written last, `run.json`: its presence says that the run is
+whole.
 """
 
 import json

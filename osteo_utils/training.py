@@ -32,6 +32,7 @@ from osteo_utils.files import replace_file
 from osteo_utils.images import load_arrays
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.models import Architecture, build, get_architecture
+from osteo_utils.novelty import fit_novelty
 from osteo_utils.profiles import Profile
 from osteo_utils.runs import (
     PROBABILITY_COLUMNS,
@@ -104,6 +105,7 @@ def train(
     predictions = _predict(best, parts, split, profile.batch_size)
     info = settings | _circumstances(best, profile, history)
     metrics = _metrics(predictions, profile.resamples, seed)
+    fit_novelty(parts["train"][0], parts["validation"][0]).save(folder)
     run = write_run(folder, info, best, predictions, metrics, history)
     shutil.rmtree(progress)
     return run

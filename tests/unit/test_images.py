@@ -19,7 +19,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
 from osteo_utils import images
-from osteo_utils.images import ImageError, fit_square, load_arrays, probe, read_image
+from osteo_utils.images import ImageError, decode, fit_square, load_arrays, probe, read_image
 
 GREY = np.add.outer(np.arange(0, 120, 3), np.arange(0, 90, 3)).astype(np.uint8)  # (40, 30)
 GREY_IMAGE = Image.fromarray(GREY)
@@ -92,6 +92,19 @@ def test_png_modes(tmp_path, mode):
     expected = GREY_IMAGE.convert("1").convert("L") if mode == "1" else GREY_IMAGE
     np.testing.assert_array_equal(read_image(path), np.asarray(expected))
     assert probe(path).mode == mode
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg", "a.dcm"])
+def test_bytes_are_decoded_as_the_file_is(tmp_path, name):
+    path = (dicom if name == "a.dcm" else save)(tmp_path / name)
+    np.testing.assert_array_equal(decode(path.read_bytes()), read_image(path))
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", encoded("PNG")[:60], encoded("JPEG")[:300]])
+def test_bad_bytes_are_named_and_nothing_is_opened_by_that_name(tmp_path, data):
+    good = save(tmp_path / "good.png")
+    with pytest.raises(ImageError, match=r"good\.png: expected .*found"):
+        decode(data, good)
 
 
 def test_colour_becomes_luma(tmp_path):

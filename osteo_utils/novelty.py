@@ -1,0 +1,116 @@
+"""Is this film like those a model was trained on? If not, its answer means little.
+
+A film is shrunk to 8 x 8 grey levels, and its Mahalanobis distance from the training films is held
+against those of the validation films. The layout of a knee film is in these few numbers, and a
+photograph or a page of text lies far off. The better known distance in a network's own pooled
+features (Lee et al. 2018) was tried as well and depends on the network: what one learned to tell
+apart another may map right among the films. This one needs no network and is a few lines anywhere.
+
+It cannot say what a film *is*: a real radiograph is unlike simulated ones, and that is right.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from osteo_utils.images import fit_square
+from osteo_utils.runs import RunError, write_json
+
+Floats = npt.NDArray[np.float64]
+Films = Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8]
+
+FILE: Final = "novelty.json"  # in the run folder
+SIDE: Final = 8  # cells a side of the shrunk film
+QUANTILE: Final = 0.99  # of the validation films: about one film in a hundred like them is flagged
+REMARK: Final = (
+    "This film is unlike the films this model was trained on, so its answer means little."
+)
+_DECIMALS: Final = 4  # of what is kept, so that a file says exactly what was calibrated
+
+
+@dataclass(frozen=True, eq=False)
+class Novelty:
+    """Where the training films lie; a film whose score is above the threshold is unlike them."""
+
+    mean: Floats  # (66,) of `descriptors`
+    precision: Floats  # (66, 66), inverse of their shrunk covariance
+    threshold: float
+
+    def score(self, films: Films) -> Floats:
+        """Mahalanobis distance (n,) of uint8 films from the training films, in deviations."""
+        away = descriptors(films) - self.mean
+        squares: Floats = np.einsum("ni,ij,nj->n", away, self.precision, away)
+        return np.sqrt(squares)
+
+    def is_new(self, films: Films) -> npt.NDArray[np.bool_]:
+        """Whether each film, (n,), is unlike the training films."""
+        return self.score(films) > self.threshold
+
+    def save(self, folder: Path | str) -> None:
+        """Write `novelty.json` in the run folder, whole or not at all."""
+        content = {"threshold": self.threshold, "mean": self.mean.tolist()}
+        write_json(Path(folder) / FILE, content | {"precision": self.precision.tolist()})
+
+
+def fit_novelty(train_films: Films, validation_films: Films) -> Novelty:
+    """Learn what training films look like; the threshold is a quantile of the validation scores.
+
+    Films are uint8, (height, width) or (size, size, 1) each, best in the size that the model takes.
+    The covariance is shrunk (Ledoit & Wolf 2004), so a few dozen films will do. `ValueError` for
+    fewer than two training films or no validation film.
+    """
+    from sklearn.covariance import LedoitWolf  # slow to import; scoring does without it
+
+    if len(train_films) < 2 or len(validation_films) < 1:
+        raise ValueError(
+            "novelty: expected two or more training films and one or more for validation, "
+            f"found {len(train_films)} and {len(validation_films)}"
+        )
+    known = LedoitWolf().fit(descriptors(train_films))
+    mean, precision = known.location_.round(_DECIMALS), known.precision_.round(_DECIMALS)
+    scores = Novelty(mean, precision, np.inf).score(validation_films)
+    return Novelty(mean, precision, float(np.quantile(scores, QUANTILE)))
+
+
+def load_novelty(folder: Path | str) -> Novelty:
+    """What `Novelty.save` wrote in the run folder; `RunError` where it is missing or damaged."""
+    file = Path(folder) / FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return _restored(content)
+    except FileNotFoundError:
+        raise RunError(f"{file}: expected this file, found none; fit_novelty makes it") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{file}: expected the mean of {SIDE**2 + 2} numbers, their precision and a threshold, "
+            f"found: {error!r}; delete it and fit again"
+        ) from error
+
+
+def descriptors(films: Films) -> Floats:
+    """Each film in 66 numbers, shape (n, 66).
+
+    The first 64 are its 8 x 8 cells, row by row, less their mean and over their deviation (at
+    least 1 grey level). The last two are 4 ln(deviation) and mean / 16 of the cells: contrast and
+    brightness of the whole, each scaled to count like 16 cells and not to drown among them.
+    """
+    return np.array([_descriptor(np.squeeze(film)) for film in films]).reshape(-1, SIDE**2 + 2)
+
+
+def _descriptor(film: npt.NDArray[np.uint8]) -> Floats:
+    cells = fit_square(film, SIDE).ravel().astype(float)
+    mean, deviation = cells.mean(), max(cells.std(), 1.0)
+    return np.append((cells - mean) / deviation, (4 * np.log(deviation), mean / 16))
+
+
+def _restored(content: dict[str, Any]) -> Novelty:
+    mean, precision = np.array(content["mean"], float), np.array(content["precision"], float)
+    size = SIDE**2 + 2
+    if mean.shape != (size,) or precision.shape != (size, size):
+        raise ValueError(f"shapes {mean.shape} and {precision.shape}")
+    return Novelty(mean, precision, float(content["threshold"]))
