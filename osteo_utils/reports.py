@@ -5,8 +5,9 @@ what a chapter may want to go on with.
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -252,17 +253,12 @@ def maps_or_none(
     layer: str | None = None,
 ) -> list[npt.NDArray[np.float32] | None]:
     """The raw Grad-CAM of every image for its target, None where the map is flat."""
-    from osteo_utils.gradcam import CamError, grad_cam
+    from osteo_utils.gradcam import CamWarning, grad_cam
 
-    maps: list[npt.NDArray[np.float32] | None] = []
-    for image, wanted in zip(images, target, strict=True):
-        try:
-            maps.append(grad_cam(model, image[None], [int(wanted)], layer)[0])
-        except CamError as error:
-            if "map that varies" not in str(error):
-                raise
-            maps.append(None)
-    return maps
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CamWarning)  # the caller sees None
+        maps = grad_cam(model, images, target, layer, flat="nan")
+    return [None if np.isnan(cam).all() else cam for cam in maps]
 
 
 def _draw_examples(
@@ -351,6 +347,73 @@ def _examples_text(run: Run, chosen: pd.DataFrame, layer: str) -> str:
             "the called class, which then won by the constant of the last layer alone."
         )
     return text.strip()
+
+
+# ---------------------------------------------------------------------------------------------
+# Maps of several models
+
+
+class MapColumn(NamedTuple):
+    """One column of `map_table`: raw maps (n, h, w), all NaN where flat, a caption for each."""
+
+    title: str
+    maps: npt.NDArray[np.floating[Any]]
+    captions: Sequence[str]
+
+
+def map_table(
+    films: npt.NDArray[np.uint8],
+    columns: Sequence[MapColumn],
+    rows: Sequence[str],
+    shared: bool = False,
+    side: float = 1.2,
+) -> Figure:
+    """The same films (n, H, W) under several maps: a row a film, its title at the left.
+
+    Each column has a scale of its own, from 0 to its largest value, which stands above it; with
+    `shared` there is one scale for all. A flat map is said in words. `side` of a film in inches.
+    """
+    size = ((len(columns) + 1) * side + 0.8, len(films) * side * 1.3 + 0.2)
+    fig, grid = plt.subplots(
+        len(films), len(columns) + 1, figsize=size, squeeze=False, layout="constrained"
+    )
+    for ax in grid.flat:
+        ax.axis("off")
+    for ax, film, title in zip(grid[:, 0], films, rows, strict=True):
+        ax.imshow(film, cmap="gray", vmin=0, vmax=255)
+        _row_title(ax, title)
+    tops = [_top(column.maps) for column in columns]
+    tops = [max(tops)] * len(tops) if shared else tops
+    drawn = [
+        _draw_column(axes, films, column, top, shared)
+        for axes, column, top in zip(grid.T[1:], columns, tops, strict=True)
+    ]
+    if (shown := next((each for each in drawn if each), None)) is not None:
+        label = "share of the scale" if shared else "share of the column's scale"
+        fig.colorbar(shown, ax=list(grid.flat), label=label, shrink=0.7, pad=0.01)
+    return fig
+
+
+def _top(maps: npt.NDArray[np.floating[Any]]) -> float:
+    """The largest finite value; 0 where there is none."""
+    return float(np.max(maps, where=np.isfinite(maps), initial=0.0))
+
+
+def _draw_column(
+    axes: Sequence[Axes],
+    films: npt.NDArray[np.uint8],
+    column: MapColumn,
+    top: float,
+    shared: bool,
+) -> Any:  # noqa: ANN401
+    shown = None
+    for ax, film, cam, text in zip(axes, films, column.maps, column.captions, strict=True):
+        share = None if np.isnan(cam).all() or top == 0 else cam / top
+        shown = _draw_map(ax, film, share, 1.0) or shown
+        ax.set_title(text, fontsize=7, pad=2)
+    scale = "" if shared else f"\n0 to {top:.2g}" if top > 0 else "\nall flat"
+    axes[0].set_title(f"{column.title}{scale}\n{axes[0].get_title()}", fontsize=7, pad=2)
+    return shown
 
 
 # ---------------------------------------------------------------------------------------------

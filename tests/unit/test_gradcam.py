@@ -1,15 +1,47 @@
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
-from osteo_utils.gradcam import CamError, grad_cam, last_conv_layer
+from osteo_utils.gradcam import (
+    METHODS,
+    PIXEL_METHODS,
+    TITLES,
+    CamError,
+    CamWarning,
+    by_branch,
+    ensemble_maps,
+    grad_cam,
+    grad_cam_plus_plus,
+    integrated_gradients,
+    last_conv_layer,
+    layer_cam,
+    layer_candidates,
+    occlusion,
+    resized,
+    score_cam,
+    shared_limit,
+)
 from osteo_utils.models import build
+
+LAYER_METHODS = [name for name in METHODS if name not in PIXEL_METHODS]
+# Few passes, where that is all that a test needs.
+FEW = {
+    "occlusion": {"patch": 8, "stride": 8},
+    "integrated_gradients": {"samples": 2, "steps": 4},
+}
 
 
 @pytest.fixture
 def images():
     return np.random.default_rng(0).integers(0, 255, (5, 32, 32, 1), dtype=np.uint8)
+
+
+def values(model, x):
+    return np.asarray(model(x, training=False))
 
 
 def tiny(head="dense", seed=0):
@@ -32,7 +64,7 @@ def tiny(head="dense", seed=0):
 
 def by_hand(model, images, target):
     """With global average pooling and one Dense layer, Grad-CAM is the weighted sum of the maps."""
-    maps = keras.Model(model.inputs, model.get_layer("maps").output).predict(images, verbose=0)
+    maps = values(keras.Model(model.inputs, model.get_layer("maps").output), images)
     weights = model.get_layer("out").get_weights()[0][:, target]
     return np.maximum(maps @ weights, 0) / (maps.shape[1] * maps.shape[2])
 
@@ -54,9 +86,9 @@ def test_equals_the_hand_computed_case_wherever_the_softmax_sits(head, images):
 
 def test_unreachable_logits_use_the_logarithm_of_the_output(images):
     model = tiny("operation")
-    maps = keras.Model(model.inputs, model.get_layer("maps").output).predict(images, verbose=0)
+    maps = values(keras.Model(model.inputs, model.get_layer("maps").output), images)
     weights = model.get_layer("out").get_weights()[0]
-    p = model.predict(images, verbose=0)
+    p = values(model, images)
     c = 0
     effective = weights[:, c] - p @ weights.T  # derivative of log softmax
     expected = np.maximum(np.einsum("nhwc,nc->nhw", maps, effective), 0) / 225
@@ -114,37 +146,40 @@ def test_nested_equals_flat(nested_and_flat, layer):
     assert a.max() > 0
 
 
-def test_both_branches_of_a_fusion(images):
-    keras.utils.set_random_seed(1)
-    inputs = keras.Input((32, 32, 1))
-    branches = [
-        layers.Conv2D(4, 3, strides=s, activation="relu", name=f"branch{s}")(inputs) for s in (1, 2)
-    ]
-    joined = layers.Concatenate()([layers.GlobalMaxPooling2D()(b) for b in branches])
-    end = layers.Dense(3, activation="softmax", kernel_initializer=positive)
-    model = keras.Model(inputs, end(joined))
-    assert grad_cam(model, images, 0, "branch1").shape == (5, 30, 30)
-    assert grad_cam(model, images, 0, "branch2").shape == (5, 15, 15)
-
-
-def test_batches_equal_single_images(images):
+def lively():
+    """A tiny model all of whose maps speak for every class."""
     model = tiny()
-    c = strongest(model, images)
-    together = grad_cam(model, images, c, batch_size=5)
+    kernel = model.get_layer("out").get_weights()[0]
+    model.get_layer("out").set_weights([positive(kernel.shape), np.zeros(3)])
+    return model
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_batches_equal_single_images(name, images):
+    model, explain = lively(), METHODS[name]
+    options = FEW.get(name, {})
+    together = explain(model, images, 1, batch_size=32, **options)
+    assert together.dtype == np.float32
+    assert together.shape == ((5, 32, 32) if name in PIXEL_METHODS else (5, 15, 15))
+    scale = np.abs(together).max()
     for size in (1, 2):
-        np.testing.assert_allclose(
-            grad_cam(model, images, c, batch_size=size), together, rtol=1e-5, atol=1e-8
-        )
+        alone = explain(model, images, 1, batch_size=size, **options)
+        np.testing.assert_allclose(alone, together, atol=1e-5 * scale)
+    one = np.concatenate([explain(model, x[None], 1, **options) for x in images])
+    np.testing.assert_allclose(one, together, atol=1e-5 * scale)
 
 
-def test_target_by_image_and_predicted_class(nested_and_flat):
-    _, flat = nested_and_flat
-    x = np.random.default_rng(2).integers(0, 255, (3, 64, 64, 3)).astype("float32")
-    mixed = grad_cam(flat, x, [2, 0, 1])
+@pytest.mark.parametrize("name", METHODS)
+def test_target_by_image_and_predicted_class(name, images):
+    model, explain = lively(), METHODS[name]
+    options = {"flat": "nan", **FEW.get(name, {})}
+    predicted = values(model, images).argmax(axis=1)
+    same = explain(model, images, predicted, **options)
+    np.testing.assert_allclose(explain(model, images, **options), same, rtol=1e-3, atol=1e-6)
+    mixed = explain(model, images[:3], [2, 0, 1], **options)
     for i, c in enumerate([2, 0, 1]):
-        np.testing.assert_allclose(mixed[i], grad_cam(flat, x, c)[i], rtol=1e-3, atol=1e-6)
-    predicted = flat.predict(x, verbose=0).argmax(axis=1)
-    np.testing.assert_allclose(grad_cam(flat, x), grad_cam(flat, x, predicted), rtol=1e-5)
+        alone = explain(model, images[:3], c, **options)[i]
+        np.testing.assert_allclose(mixed[i], alone, rtol=1e-3, atol=1e-6)
 
 
 def test_maps_follow_the_image_not_only_the_model(images):
@@ -155,18 +190,19 @@ def test_maps_follow_the_image_not_only_the_model(images):
     np.testing.assert_allclose(shifted[:, :, 2:-1], cams[:, :, 1:-2], rtol=1e-3, atol=1e-6)
 
 
-def test_model_is_as_before_even_after_an_error(images):
-    model = tiny()
-    before = model.predict(images, verbose=0)
-    kept = {layer.name: set(vars(layer)) for layer in model.layers}
-    grad_cam(model, images, strongest(model, images))
-    with pytest.raises(CamError, match="calls"):
-        grad_cam(model, images, 0, layer=model.layers[0].name)  # the input is never called
-    with pytest.raises(Exception, match=r"."):
-        grad_cam(model, images, 7)  # no such class
-    assert {layer.name: set(vars(layer)) for layer in model.layers} == kept
-    assert model.get_layer("out").activation is keras.activations.softmax
-    np.testing.assert_array_equal(model.predict(images, verbose=0), before)
+@pytest.mark.parametrize("name", METHODS)
+def test_model_is_as_before_even_after_an_error(name):
+    x = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 1), dtype=np.uint8)
+    model = registry_like()
+    before = values(model, x)
+    kept = {layer.name: set(vars(layer)) for layer in (model, *model.layers)}
+    for _ in range(2):  # eager, then as a graph
+        METHODS[name](model, x, flat="nan", **FEW.get(name, {}))
+        with pytest.raises(Exception, match=r"."):
+            METHODS[name](model, x, 7)  # no such class
+    assert {layer.name: set(vars(layer)) for layer in (model, *model.layers)} == kept
+    assert model.layers[-1].activation is keras.activations.softmax
+    np.testing.assert_array_equal(values(model, x), before)
 
 
 def test_untrained_mobilenet_is_refused_and_not_shown_blank():
@@ -193,10 +229,32 @@ def test_dead_maps_name_the_image(images):
         grad_cam(model, dark, c)
 
 
-def test_wrong_layer_lists_candidates(nested_and_flat):
+@pytest.mark.parametrize("name", LAYER_METHODS)
+def test_wrong_layer_lists_candidates(name, nested_and_flat, images):
     for model in nested_and_flat:
         with pytest.raises(CamError, match=r"'conv9'.*candidates.*out_relu.*Conv_1"):
-            grad_cam(model, np.zeros((1, 64, 64, 3)), 0, layer="conv9")
+            METHODS[name](model, np.zeros((1, 64, 64, 3)), 0, layer="conv9")
+    model = tiny()
+    for layer in ("out", model.layers[0].name):  # no maps; never called
+        with pytest.raises(CamError, match=f"calls, found '{layer}'.*candidates.*: maps"):
+            METHODS[name](model, images, 0, layer=layer)
+
+
+def test_a_name_that_two_layers_have_is_refused(images):
+    inputs = keras.Input((32, 32, 1))
+    parts = [
+        keras.Sequential([keras.Input((32, 32, 1)), layers.Conv2D(2, 3, name="c")]) for _ in "ab"
+    ]
+    pooled = [layers.GlobalAveragePooling2D()(part(inputs)) for part in parts]
+    model = keras.Model(inputs, layers.Dense(3)(layers.Concatenate()(pooled)))
+    with pytest.raises(CamError, match="found 2 'c'"):
+        grad_cam(model, images, 0, layer="c")
+
+
+@pytest.mark.parametrize("name", PIXEL_METHODS)
+def test_methods_on_pixels_refuse_a_layer(name, images):
+    with pytest.raises(CamError, match="works on pixels; found 'maps'"):
+        METHODS[name](tiny(), images, 0, layer="maps")
 
 
 def test_wrong_images_targets_and_models_are_refused(images):
@@ -223,3 +281,388 @@ def test_a_mixed_precision_model_works(images):
 def test_registry_models_need_no_layer_name(images):
     model = build("custom_cnn", 32)
     assert last_conv_layer(model) == "block5_relu"
+
+
+# ---------------------------------------------------------------------------------------------
+# Each method against a case computed by hand
+
+
+def parts(model, images, target):
+    """Feature maps and the weight of each for the target."""
+    maps = values(keras.Model(model.inputs, model.get_layer("maps").output), images)
+    return maps, model.get_layer("out").get_weights()[0][:, target]
+
+
+def test_grad_cam_plus_plus_by_hand(images):
+    model = tiny()
+    c = strongest(model, images)
+    maps, w = parts(model, images, c)
+    # The gradient is w / N in all N places: each has the share 1 / (2 + sum(A) w / N).
+    weights = np.maximum(w, 0) / (2 + maps.mean(axis=(1, 2)) * w)
+    expected = np.einsum("nhwc,nc->nhw", maps, weights)
+    np.testing.assert_allclose(grad_cam_plus_plus(model, images, c), expected, rtol=1e-4)
+
+
+def test_grad_cam_plus_plus_counts_a_lone_place_as_much_as_many():
+    """The case of the paper: the score is the maximum of each map, so one place has a gradient."""
+    inputs = keras.Input((4, 4, 2))
+    maps = layers.Activation("linear", name="maps")(inputs)
+    head = layers.Dense(1, use_bias=False, kernel_initializer="ones")
+    model = keras.Model(inputs, head(layers.GlobalMaxPooling2D()(maps)))
+    x = np.zeros((1, 4, 4, 2), np.float32)
+    x[0, 0, 0, 0] = 2.0  # alone: share 1 / (2 + 2)
+    x[0, 1:, 1:, 1] = 0.5
+    x[0, 3, 3, 1] = 1.0  # one of nine, sum 5: share 1 / (2 + 5)
+    expected = x[0, :, :, 0] / 4 + x[0, :, :, 1] / 7
+    np.testing.assert_allclose(grad_cam_plus_plus(model, x, 0, "maps")[0], expected, rtol=1e-5)
+
+
+def test_layer_cam_by_hand(images):
+    model = tiny()
+    c = strongest(model, images)
+    maps, w = parts(model, images, c)
+    expected = maps @ np.maximum(w, 0) / 225
+    np.testing.assert_allclose(layer_cam(model, images, c), expected, rtol=1e-4)
+
+
+def test_layer_cam_takes_the_gradient_of_each_place():
+    weights = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
+    model, x = linear(weights, 4), np.random.default_rng(1).uniform(size=(2, 4, 4, 1))
+    rising = np.maximum(weights[:, 1].reshape(4, 4), 0)
+    expected = x[..., 0] * rising
+    np.testing.assert_allclose(layer_cam(model, x, 1, "maps"), expected, rtol=1e-5)
+
+
+def linear(weights, side, dtype="float32", bias=(0.0, 0.0)):
+    """The score of each class is a weighted sum of pixels; "maps" is the image itself."""
+    inputs = keras.Input((side, side, 1), dtype=dtype)
+    x = layers.Rescaling(1.0, name="maps")(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    model.set_weights([weights, np.asarray(bias)])
+    return model
+
+
+def two_maps():
+    """Layer "maps" has the image and its mirror image; the score is the sum of the left half."""
+    inputs = keras.Input((4, 4, 2))
+    maps = layers.Activation("linear", name="maps")(inputs)
+    model = keras.Model(inputs, layers.Dense(1, use_bias=False)(layers.Flatten()(maps)))
+    left = np.zeros((4, 4, 2), np.float32)
+    left[:, :2] = 1
+    model.set_weights([left.reshape(32, 1)])
+    return model
+
+
+def test_score_cam_by_hand():
+    model = two_maps()
+    x = np.random.default_rng(0).uniform(0, 1, (3, 4, 4, 2)).astype(np.float32)
+    low, high = x.min(axis=(1, 2), keepdims=True), x.max(axis=(1, 2), keepdims=True)
+    masks = (x - low) / (high - low)
+    for n, image in enumerate(x):
+        scores = [(image * masks[n, :, :, k, None])[:, :2].sum() for k in (0, 1)]
+        share = np.exp(scores) / np.exp(scores).sum()
+        cam = score_cam(model, x, 0, "maps", batch_size=4)[n]
+        np.testing.assert_allclose(cam, image @ share, rtol=1e-4)
+        varied = int(np.argmax(image.std(axis=(0, 1))))
+        cam = score_cam(model, x[n : n + 1], 0, "maps", top=1)[0]
+        np.testing.assert_allclose(cam, image[..., varied], rtol=1e-4)
+
+
+def test_score_cam_survives_a_map_that_is_constant(images):
+    model = lively()
+    kernel, bias = model.get_layer("maps").get_weights()
+    kernel[..., 0] = 0
+    model.get_layer("maps").set_weights([kernel, bias])
+    assert np.isfinite(score_cam(model, images, 0)).all()
+
+
+def test_occlusion_by_hand_falls_by_the_weights_under_the_patch():
+    weights = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+    x = np.random.default_rng(1).integers(0, 255, (3, 8, 8, 1), dtype=np.uint8)
+    model = linear(weights, 8, "uint8", (3.0, -1.0))
+    for fill in (0.0, 90.5):
+        given = (x[..., 0] - fill) * weights[:, 1].reshape(8, 8)
+        fall = given.reshape(3, 4, 2, 4, 2).sum(axis=(2, 4)).repeat(2, axis=1).repeat(2, axis=2)
+        found = occlusion(model, x, 1, patch=2, stride=2, fill=fill, batch_size=5)
+        np.testing.assert_allclose(found, fall, rtol=1e-3, atol=1e-2)
+
+
+def test_occlusion_is_the_mean_over_the_patches_that_cover_a_pixel():
+    model = linear(np.ones((25, 2), np.float32), 5)
+    x = np.zeros((1, 5, 5, 1))
+    x[0, 0, 0] = 1.0  # under the first patch alone
+    x[0, 4, 2] = 2.0
+    found = occlusion(model, x, 0, patch=2, stride=2)[0]  # starts 0, 2 and, for the rest, 3
+    expected = np.zeros((5, 5))
+    expected[:2, :2] = 1  # one patch
+    expected[3:, 2] = [1.0, 2.0]  # row 3 is also covered by the row of patches above
+    expected[3:, 3] = [0.5, 1.0]  # and column 3 by the patches to the right
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_occlusion_refuses_patches_that_leave_gaps(images):
+    for patch, stride in ((4, 5), (33, 1), (0, 0)):
+        with pytest.raises(
+            CamError, match=f"stride <= patch <= 32.*stride {stride}, patch {patch}"
+        ):
+            occlusion(tiny(), images, 0, patch=patch, stride=stride)
+
+
+def test_integrated_gradients_of_a_linear_model_are_exact():
+    weights = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+    x = np.random.default_rng(1).integers(0, 255, (3, 8, 8, 1), dtype=np.uint8)
+    model, w = linear(weights, 8, "uint8", (3.0, -1.0)), weights[:, 1].reshape(8, 8)
+    for baseline in (0.0, 40.0, np.roll(x, 1, axis=0)):
+        found = integrated_gradients(model, x, 1, steps=3, baseline=baseline)
+        np.testing.assert_allclose(
+            found, (x - np.float32(baseline))[..., 0] * w, rtol=1e-4, atol=1e-3
+        )
+    found = integrated_gradients(model, x, 1, samples=5, noise=0.2, seed=3)
+    noise = np.random.default_rng(3).normal(0, 0.2, (5, 8, 8, 1)).mean(axis=0)
+    noisy = x + noise * np.ptp(x, axis=(1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(found, noisy[..., 0] * w, rtol=1e-4, atol=1e-3)
+
+
+def test_integrated_gradients_sum_to_the_difference_of_scores():
+    inputs = keras.Input((4, 4, 1))
+    squares = layers.Multiply()([inputs, inputs])
+    model = keras.Model(
+        inputs, layers.Dense(1, kernel_initializer="ones")(layers.Flatten()(squares))
+    )
+    x = np.random.default_rng(0).uniform(0, 1, (2, 4, 4, 1))
+    # Along the path the gradient is linear, and the middle of a step is exact.
+    found = integrated_gradients(model, x, 0, steps=2, baseline=0.5)
+    np.testing.assert_allclose(found.sum(axis=(1, 2)), (x**2 - 0.25).sum(axis=(1, 2, 3)), rtol=0.2)
+    found = integrated_gradients(model, x, 0, steps=32)
+    np.testing.assert_allclose(found, x[..., 0] ** 2, rtol=2e-3)
+
+
+def registry_like():
+    """As the registry builds them: uint8 in, augmentation, each image standardised, batch norm."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 1), dtype="uint8")
+    x = layers.RandomFlip(dtype="float32")(layers.Rescaling(1 / 255)(inputs))
+    x = layers.GroupNormalization(1, center=False, scale=False)(x)
+    x = layers.Conv2D(4, 3, use_bias=False, name="maps")(x)
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization(name="norm")(x)))
+    model = keras.Model(inputs, layers.Dense(3, activation="softmax", name="out")(x))
+    set_statistics(model)
+    return model
+
+
+def test_pixels_of_a_nested_uint8_model_are_followed_without_rounding():
+    x = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 1), dtype=np.uint8)
+    model = registry_like()
+    before, after = (np.log(values(model, images)) for images in (0 * x, x))
+    gain = after - before  # a logarithm of a probability is its logit less a number for all classes
+    change = gain[:, 2] - gain[:, 0]
+    nested = keras.Sequential([keras.Input((32, 32, 1)), model])
+    of = [integrated_gradients(nested, x, c, steps=64, batch_size=128) for c in (2, 0)]
+    np.testing.assert_allclose((of[0] - of[1]).sum(axis=(1, 2)), change, rtol=0.05)
+    # A score of the image at 1/300 of its brightness: as uint8 it would be black.
+    faint = occlusion(linear(np.ones((1024, 2), np.float32), 32, "uint8"), x // 255 + x / 300, 0)
+    assert np.ptp(faint) > 0
+
+
+# ---------------------------------------------------------------------------------------------
+# Graphs
+
+
+def convolutions():
+    """Batch norm behind every kind of convolution, with and without scale, offset and bias."""
+    keras.utils.set_random_seed(0)
+    plain = {"use_bias": False, "padding": "same"}
+    kinds = (
+        (layers.Conv2D(4, 3, strides=2, name="first", **plain), {}),
+        (
+            layers.DepthwiseConv2D(3, depth_multiplier=2, name="depthwise", **plain),
+            {"scale": False},
+        ),
+        (layers.SeparableConv2D(6, 3, **plain), {"center": False}),
+        (layers.Conv2D(6, 3, dilation_rate=2, groups=2, **plain), {}),
+        (layers.Conv2D(4, 1), {}),  # with a bias, so that no norm follows it directly
+        (layers.MaxPooling2D(1), {}),
+    )
+    x = inputs = keras.Input((16, 16, 2))
+    for number, (layer, options) in enumerate(kinds):
+        x = layers.BatchNormalization(name=f"norm{number}", **options)(layer(x))
+        x = layers.LeakyReLU(name=f"relu{number}")(x)
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    set_statistics(model)
+    return model
+
+
+def set_statistics(model):
+    """Batch norm as after training: no two channels alike."""
+    rng = np.random.default_rng(0)
+    for variable in model.variables:
+        if "norm" in variable.path:
+            low, high = (0.5, 1.5) if variable.path.endswith(("gamma", "variance")) else (-0.1, 0.1)
+            variable.assign(rng.uniform(low, high, variable.shape))
+
+
+@pytest.mark.parametrize("layer", ["first", "norm1", None])
+def test_graph_gives_the_same_as_the_first_eager_run(layer):
+    model, x = convolutions(), np.random.default_rng(1).normal(size=(2, 16, 16, 2))
+    first, second = (layer_cam(model, x, 0, layer) for _ in range(2))
+    np.testing.assert_allclose(second, first, rtol=1e-3, atol=1e-5 * first.max())
+
+
+def test_graph_gives_the_same_gradient_of_the_pixels():
+    model, x = convolutions(), np.random.default_rng(1).normal(size=(2, 16, 16, 2))
+    first, second = (integrated_gradients(model, x, 0, steps=1) for _ in range(2))
+    np.testing.assert_allclose(second, first, rtol=1e-3, atol=1e-5 * np.abs(first).max())
+
+
+def test_graph_follows_new_weights_and_dies_with_its_model(images):
+    model = lively()
+    first = [grad_cam(model, images, 0) for _ in range(2)][1]
+    kernel, bias = model.get_layer("out").get_weights()
+    model.get_layer("out").set_weights([2 * kernel, bias])
+    np.testing.assert_allclose(grad_cam(model, images, 0), 2 * first, rtol=1e-4)
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None
+
+
+# ---------------------------------------------------------------------------------------------
+# Flat maps, branches, ensembles, scales
+
+
+def test_flat_maps_are_nan_when_asked_and_counted_once(images):
+    model = lively()
+    dark = images.copy()
+    dark[[1, 3]] = 0
+    with pytest.warns(CamWarning, match="2 of 5 maps at layer 'maps'.*images 1, 3") as told:
+        found = grad_cam(model, dark, 0, flat="nan")
+    assert len(told) == 1
+    assert np.isnan(found[[1, 3]]).all()
+    bright = [0, 2, 4]
+    np.testing.assert_allclose(found[bright], grad_cam(model, dark[bright], 0), rtol=1e-4)
+
+
+def test_a_map_that_is_negative_everywhere_is_flat(images):
+    model = lively()
+    kernel, bias = model.get_layer("out").get_weights()
+    model.get_layer("out").set_weights([-kernel, bias])
+    for explain in (grad_cam, grad_cam_plus_plus, layer_cam):
+        with pytest.raises(CamError, match=r"image 0.*a constant one"):
+            explain(model, images, 0)
+
+
+@pytest.mark.parametrize("name", PIXEL_METHODS)
+def test_a_model_that_ignores_its_pixels_has_flat_maps(name, images):
+    model = tiny()
+    model.get_layer("out").set_weights([np.zeros((4, 3)), np.ones(3)])
+    with pytest.raises(CamError, match=r"image 0.*over the pixels.*a constant one"):
+        METHODS[name](model, images, 0)
+    with pytest.warns(CamWarning, match="5 of 5"):
+        assert np.isnan(METHODS[name](model, images, 0, flat="nan")).all()
+
+
+def fused():
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((32, 32, 1))
+    branches = [
+        layers.Conv2D(4, 3, strides=s, activation="relu", name=f"branch{s}")(inputs) for s in (1, 2)
+    ]
+    joined = layers.Concatenate()([layers.GlobalAveragePooling2D()(b) for b in branches])
+    end = layers.Dense(3, activation="softmax", kernel_initializer=positive)
+    return keras.Model(inputs, end(joined), name="pair")
+
+
+@pytest.mark.parametrize("name", LAYER_METHODS)
+def test_by_branch_is_each_layer_in_turn(name, images):
+    model, layer_of = fused(), {"First": "branch1", "Second": "branch2"}
+    maps = by_branch(model, images, 0, layer_of, name, batch_size=2)
+    assert {title: m.shape for title, m in maps.items()} == {
+        "First": (5, 30, 30),
+        "Second": (5, 15, 15),
+    }
+    for title, layer in layer_of.items():
+        alone = METHODS[name](model, images, 0, layer)
+        np.testing.assert_allclose(maps[title], alone, rtol=1e-3, atol=1e-5 * alone.max())
+
+
+def test_by_branch_knows_the_registry_and_asks_for_the_rest(images):
+    model = build("custom_cnn", 32)
+    assert list(by_branch(model, images, 0, flat="nan")) == ["custom_cnn"]
+    with pytest.raises(CamError, match=r"'pair'.*candidates: branch1, branch2"):
+        by_branch(fused(), images)
+    with pytest.raises(CamError, match=r"method: expected one of grad_cam.*found 'cam'"):
+        by_branch(model, images, method="cam")
+
+
+def test_ensemble_is_the_weighted_mean_of_maps_that_sum_to_one():
+    rng = np.random.default_rng(0)
+    weights = [rng.uniform(0.1, 1, size=(s * s, 2)).astype(np.float32) for s in (4, 8)]
+    models = [linear(w, s) for w, s in zip(weights, (4, 8), strict=True)]
+    x = [rng.uniform(size=(2, s, s, 1)) for s in (4, 8)]
+    members, mean = ensemble_maps(models, x, 1, "layer_cam", ["maps", None], weights=[3, 1])
+    for s, w, image, found in zip((4, 8), weights, x, members, strict=True):
+        raw = resized(image[..., 0] * w[:, 1].reshape(s, s), 8)
+        np.testing.assert_allclose(found, raw / raw.sum(axis=(1, 2), keepdims=True), rtol=1e-4)
+    assert mean.dtype == np.float32
+    np.testing.assert_allclose(mean, 0.75 * members[0] + 0.25 * members[1], rtol=1e-4)
+    signed = ensemble_maps(models, x, 1, "integrated_gradients", size=4)
+    assert signed.mean.shape == (2, 4, 4)
+
+
+def test_ensemble_explains_the_class_of_the_weighted_vote(images):
+    sure, unsure = tiny(), tiny()
+    kernel = positive((4, 3))
+    sure.get_layer("out").set_weights([kernel, np.array([4.0, 0, 0])])
+    unsure.get_layer("out").set_weights([kernel[:, ::-1], np.array([0, 0, 2.0])])
+    for weights, c in (((0.9, 0.1), 0), ((0.1, 0.9), 2)):
+        voted = ensemble_maps([sure, unsure], [images, images], weights=weights)
+        named = ensemble_maps([sure, unsure], [images, images], c, weights=weights)
+        np.testing.assert_allclose(voted.mean, named.mean, rtol=1e-3, atol=1e-8)
+
+
+def test_a_member_without_a_map_has_no_say(images):
+    silent, speaking = tiny(), lively()
+    silent.get_layer("out").set_weights([np.zeros((4, 3)), np.zeros(3)])
+    dark = images.copy()
+    dark[2] = 0  # neither has a map
+    with pytest.warns(CamWarning):
+        members, mean = ensemble_maps([silent, speaking], [dark, dark], 0, flat="nan")
+    assert np.isnan(members[0]).all()
+    np.testing.assert_allclose(mean, members[1], rtol=1e-5)
+    assert np.isnan(mean[2]).all()
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [0.0, 0.0]])
+def test_wrong_weights_of_an_ensemble_are_refused(weights, images):
+    with pytest.raises(CamError, match="weights: expected one for each of 2 models"):
+        ensemble_maps([tiny(), tiny()], [images, images], 0, weights=weights)
+
+
+def test_resized_is_bilinear_between_the_centres_of_cells():
+    found = resized(np.array([[[0.0, 4.0], [8.0, 12.0]]]), 4)[0]
+    np.testing.assert_allclose(
+        found[0], [0, 1, 3, 4]
+    )  # a quarter of a cell beyond a centre: clamped
+    np.testing.assert_allclose(found[:, 0], [0, 2, 6, 8])
+    maps = np.stack([np.eye(3), np.full((3, 3), np.nan)])
+    assert np.isnan(resized(maps, 7)[1]).all()
+    assert np.isfinite(resized(maps, 7)[0]).all()
+    np.testing.assert_allclose(resized(maps[:1], 3), maps[:1], atol=1e-6)
+
+
+def test_shared_limit_is_the_largest_finite_value():
+    assert shared_limit(np.array([[1.0, np.nan]]), [[3.0, -9.0], [np.inf, 2.0]]) == 3.0
+    for empty in ([], [np.full((1, 2, 2), np.nan)]):
+        with pytest.raises(CamError, match="at least one finite"):
+            shared_limit(*empty)
+
+
+def test_every_method_has_a_title():
+    assert list(TITLES) == list(METHODS)
+    assert all(METHODS[name].__name__ == name for name in METHODS)
+
+
+def test_candidates_are_layers_with_maps_first_to_last(nested_and_flat):
+    assert layer_candidates(fused()) == ["branch1", "branch2"]
+    nested, flat = map(layer_candidates, nested_and_flat)
+    assert nested[-3:] == flat[-3:] == ["Conv_1", "Conv_1_bn", "out_relu"]
