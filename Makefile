@@ -6,6 +6,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 READY_DEV := .venv/ready-dev
+LINTER := build/lint
+SCRIPTS := osteo_utils/widgets book/assets/js
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help book test lint lab clean
@@ -20,10 +22,12 @@ book: $(READY) ## build the book: environment, corpus, chapters, pages
 test: lint ## lint, then test: units, chapters in small, pages in a browser
 	@$(BIN)/python -m pytest
 
-lint: $(READY_DEV) ## ruff and mypy
+lint: $(READY_DEV) $(LINTER)/ready ## ruff, mypy and eslint
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy --no-error-summary
+	@cp book/eslint.config.mjs $(LINTER)
+	@$(BIN)/node $(LINTER)/node_modules/eslint/bin/eslint.js --max-warnings 0 -c $(LINTER)/eslint.config.mjs $(SCRIPTS)
 
 lab: $(READY) ## open the chapters in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=. notebooks
@@ -43,4 +47,12 @@ $(READY): requirements.txt constraints.txt pyproject.toml
 
 $(READY_DEV): $(READY) requirements-dev.txt
 	@$(PYTHON) book/locked.py .venv.lock $(PIP_INSTALL) -r requirements-dev.txt
+	@touch $@
+
+# The linter of the JavaScript, away from the sources, in the versions of the lock file.
+$(LINTER)/ready: $(READY) book/package-lock.json
+	@echo "Installing the linter of the JavaScript (once)"
+	@mkdir -p $(LINTER)
+	@cp book/package.json book/package-lock.json book/.npmrc $(LINTER)
+	@$(BIN)/npm ci --prefix $(LINTER) --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
 	@touch $@

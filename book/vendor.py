@@ -15,11 +15,14 @@ from pathlib import Path
 BOOK = Path(__file__).resolve().parent
 NPM = Path(sys.prefix) / ("Scripts/npm.exe" if sys.platform == "win32" else "bin/npm")
 WIDGETS = "@jupyter-widgets/html-manager/dist"
+ONNX = "onnxruntime-web/dist"  # of its builds the smallest: WebAssembly, on the processor
 SERVED = {  # in node_modules -> in the folder that is served
     "mathjax/es5/tex-svg-full.js": "mathjax.js",  # SVG output: no fonts to load
     "requirejs/require.js": "require.js",
     "anywidget/dist/index.js": "anywidget.js",
     f"{WIDGETS}/embed-amd.js": "embed-amd.js",
+    f"{ONNX}/ort.wasm.bundle.min.mjs": "ort.mjs",
+    f"{ONNX}/ort-wasm-simd-threaded.wasm": "ort-wasm-simd-threaded.wasm",
 }
 
 
@@ -27,8 +30,8 @@ def install(folder: Path) -> Path:
     """Install exactly what the lock file says, without running any package's scripts."""
     for name in ("package.json", "package-lock.json", ".npmrc"):
         shutil.copy(BOOK / name, folder)
-    command = [str(NPM), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    options = ["--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    done = subprocess.run([str(NPM), "ci", *options], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"npm could not fetch the browser libraries of the book:\n{done.stderr}")
     return folder / "node_modules"

@@ -1,9 +1,17 @@
 import { announcer, bindChoice, bindSlider, button, choice, choose, element, follow, frame, heading, labelled, ownBuffer, slider } from "./common.js";
 
-// A soft vote of two members: the weight is slid, matrix and scores follow.
+// From probabilities to answers: weight of a vote, thresholds and costs are moved, and confusion
+// matrix, sensitivity, specificity and mean cost follow.
 
-const STEPS = 100; // of the slider from 0 to 1
-const SINGLE_SCORES = ["Accuracy", "Balanced accuracy", "Macro F1"];
+const STEPS = 100; // of the sliders from 0 to 1
+const Z = 1.959963984540054; // standard normal quantile of two-sided 95 %
+const ADVICE = "Choose on validation; test only shows what the choice is worth.";
+const BEFOREHAND = "What an error costs is for people to say, before they see the results.";
+const NOTE =
+  "Below each value its 95 % interval, film by film: Wilson's for a share, and from these, by adding " +
+  "squared margins, for balanced accuracy and cost. The films of one patient are not independent, so " +
+  "the true intervals are somewhat wider.";
+const RULES = { largest: "largest probability", thresholds: "two thresholds", costs: "lowest expected cost" };
 
 // --- data -------------------------------------------------------------------------------------
 
@@ -24,19 +32,32 @@ function decode(content, labels, probabilities) {
   return parts;
 }
 
-// --- numbers ----------------------------------------------------------------------------------
+// --- decisions --------------------------------------------------------------------------------
 
-// Class index of the largest weighted mean of each image; the first of equals, as in NumPy.
-function answers(a, b, weight, width) {
-  const called = new Uint8Array(a.length / width);
-  for (let i = 0; i < called.length; i++) {
-    let top = -1;
-    for (let c = 0; c < width; c++) {
-      const mixed = weight * a[i * width + c] + (1 - weight) * b[i * width + c];
-      if (mixed > top) [top, called[i]] = [mixed, c];
-    }
-  }
-  return called;
+const sum = (values) => values.reduce((total, value) => total + value, 0);
+
+// Place of the largest; the first of equals, as in NumPy.
+const argmax = (values) => values.reduce((top, value, c) => (value > values[top] ? c : top), 0);
+
+// The rule of the model's present state: a function from the probabilities of a film to a class.
+function ruleOf(model) {
+  const costs = model.get("costs");
+  const worse = model.get("threshold_worse");
+  const osteoporosis = model.get("threshold_osteoporosis");
+  return {
+    largest: argmax,
+    thresholds: (p) => (p[2] >= osteoporosis ? 2 : Number(p[1] + p[2] >= worse)),
+    costs: (p) => argmax(p.map((_, called) => -sum(p.map((share, label) => share * costs[label][called])))),
+  }[model.get("rule")];
+}
+
+// Class index of each film by the weighted mean of two members.
+function answers(a, b, weight, rule, width) {
+  const mixed = new Array(width);
+  return Uint8Array.from({ length: a.length / width }, (_, i) => {
+    for (let c = 0; c < width; c++) mixed[c] = weight * a[i * width + c] + (1 - weight) * b[i * width + c];
+    return rule(mixed);
+  });
 }
 
 // Rows are true, columns called.
@@ -46,44 +67,77 @@ function confusion(labels, called, width) {
   return matrix;
 }
 
-const sum = (values) => values.reduce((total, value) => total + value, 0);
-const mean = (values) => sum(values) / values.length;
+// --- numbers, each as [value, low, high]; NaN where there is no film to count ------------------
 
-// Recall of each class and the single scores; NaN where a class has no image.
-function scores(matrix) {
-  const truth = matrix.map(sum);
-  const called = matrix.map((_, c) => sum(matrix.map((row) => row[c])));
-  const hits = matrix.map((row, c) => row[c]);
-  const recalls = hits.map((hit, c) => hit / truth[c]);
-  const f1 = hits.map((hit, c) => (truth[c] ? (2 * hit) / (truth[c] + called[c]) : NaN));
-  return [sum(hits) / sum(truth), mean(recalls), mean(f1), ...recalls];
+// The share k / n with its Wilson interval.
+function proportion(k, n) {
+  const centre = (k + Z ** 2 / 2) / (n + Z ** 2);
+  const half = (Z / (n + Z ** 2)) * Math.sqrt((k * (n - k)) / n + Z ** 2 / 4);
+  return [k / n, Math.max(0, centre - half), Math.min(1, centre + half)];
 }
 
-const shown = (value) => (Number.isNaN(value) ? "n/a" : value.toFixed(3));
+// A weighted sum of shares: their weighted margins add up as squares (Zou & Donner 2008).
+function combined(shares, weights) {
+  const value = sum(shares.map((share, i) => weights[i] * share[0]));
+  const margin = (end) => Math.hypot(...shares.map((share, i) => weights[i] * (share[end] - share[0])));
+  return [value, value - margin(1), value + margin(2)];
+}
+
+// Sensitivity and specificity of each class against the rest.
+function byClass(matrix) {
+  const total = sum(matrix.map(sum));
+  return matrix.map((row, c) => {
+    const truth = sum(row);
+    const alarms = sum(matrix.map((other) => other[c])) - row[c];
+    return [proportion(row[c], truth), proportion(total - truth - alarms, total - truth)];
+  });
+}
+
+function scores(matrix, costs) {
+  const total = sum(matrix.map(sum));
+  const recalls = byClass(matrix).map(([sensitivity]) => sensitivity);
+  const cells = matrix.flat().map((count) => proportion(count, total));
+  return [
+    proportion(sum(matrix.map((row, c) => row[c])), total),
+    combined(recalls, recalls.map(() => 1 / recalls.length)),
+    combined(cells, costs.flat()),
+  ];
+}
+
+const shown = ([value]) => (Number.isNaN(value) ? "n/a" : value.toFixed(3));
+const interval = ([, low, high]) => (Number.isNaN(low) ? "" : `${low.toFixed(2)} to ${high.toFixed(2)}`);
 const percent = (value) => (Number.isNaN(value) ? "n/a" : `${Math.round(100 * value)} %`);
 
 // --- views -------------------------------------------------------------------------------------
+
+const twoLines = (properties) => element("td", properties, element("b"), element("span"));
+
+function fill(cell, first, second) {
+  const lines = [first, second];
+  [...cell.children].forEach((line, i) => (line.textContent = lines[i]));
+}
+
+// A table from its parts; the caption and the heads of its columns may be changed later.
+function tableOf(className, caption, corner, heads, names, cells) {
+  const head = element("tr", {}, heading("col", corner), ...heads);
+  const rows = cells.map((row, r) => element("tr", {}, heading("row", names[r]), ...row));
+  return element("table", { className }, caption, element("thead", {}, head), element("tbody", {}, ...rows));
+}
 
 // A confusion matrix whose cells carry count and share of the row as text, and the share as shade.
 function matrixView(classes) {
   const caption = element("caption");
   const cells = classes.map((_, r) =>
-    classes.map((_, c) => {
-      const texts = [element("b"), element("span")];
-      return element("td", { className: r === c ? "de-hit" : "", dataset: { cell: `${r}${c}` } }, ...texts);
-    }),
+    classes.map((_, c) => twoLines({ className: r === c ? "de-hit" : "", dataset: { cell: `${r}${c}` } })),
   );
-  const head = element("tr", {}, heading("col", "true \\ called"), ...classes.map((name) => heading("col", name)));
-  const rows = cells.map((row, r) => element("tr", {}, heading("row", classes[r]), ...row));
-  const table = element("table", { className: "de-matrix" }, caption, element("thead", {}, head), element("tbody", {}, ...rows));
+  const heads = classes.map((name) => heading("col", name));
+  const table = tableOf("de-matrix", caption, "true \\ called", heads, classes, cells);
   const update = (matrix, title) => {
     caption.textContent = title;
     matrix.forEach((row, r) =>
       row.forEach((count, c) => {
         const share = count / sum(row);
-        const [number, part] = cells[r][c].children;
-        number.textContent = count;
-        part.textContent = percent(share);
+        fill(cells[r][c], count, percent(share));
         cells[r][c].style.setProperty("--share", Number.isNaN(share) ? 0 : share);
       }),
     );
@@ -91,80 +145,207 @@ function matrixView(classes) {
   return { table, update };
 }
 
-// One row a score, one column each for the first member, the vote and the second member.
-function scoresView(classes) {
-  const names = [...SINGLE_SCORES, ...classes.map((name) => `Recall ${name}`)];
-  const heads = [0, 1, 2].map(() => heading("col"));
-  const cells = names.map(() => heads.map((_, k) => element("td", { className: k === 1 ? "de-vote" : "" })));
-  const rows = cells.map((row, i) => element("tr", {}, heading("row", names[i]), ...row));
-  const head = element("tr", {}, heading("col", "Score"), ...heads);
-  const caption = element("caption", {}, "Scores of the members and of their vote");
-  const table = element("table", { className: "de-scores" }, caption, element("thead", {}, head), element("tbody", {}, ...rows));
-  const update = (columns, titles) => {
-    titles.forEach((title, k) => (heads[k].textContent = title));
-    cells.forEach((row, i) => row.forEach((cell, k) => (cell.textContent = shown(columns[k][i]))));
+// The costs in the same places as the counts they are multiplied with; a right answer is free.
+function costsView(classes, model) {
+  const inputs = [];
+  const priced = (r, c) => {
+    const input = element("input", { type: "number", min: "0", max: "1000", step: "any", inputMode: "decimal" });
+    const field = labelled(`Cost of calling ${classes[c]} what is ${classes[r]}`, input);
+    const valid = () => input.value !== "" && input.validity.valid;
+    const restore = () => (input.value = String(model.get("costs")[r][c]));
+    field.firstChild.className = "ow-said";
+    input.addEventListener("input", () => {
+      if (!valid()) return;
+      const costs = model.get("costs").map((row) => [...row]);
+      costs[r][c] = input.valueAsNumber;
+      choose(model, "costs", costs);
+    });
+    input.addEventListener("change", () => valid() || restore());
+    inputs.push({ input, r, c, restore });
+    return element("td", {}, field);
   };
+  const free = () => element("td", { className: "de-hit" }, "0");
+  const cells = classes.map((_, r) => classes.map((_, c) => (r === c ? free() : priced(r, c))));
+  const heads = classes.map((name) => heading("col", name));
+  const caption = element("caption", {}, "What each answer costs");
+  const table = tableOf("de-costs", caption, "true \\ called", heads, classes, cells);
+  const update = (costs) => {
+    for (const { input, r, c, restore } of inputs) if (input.valueAsNumber !== costs[r][c]) restore();
+  };
+  return { table, update };
+}
+
+function byClassView(classes) {
+  const names = ["Sensitivity", "Specificity"];
+  const caption = element("caption", {}, "Each class against the rest");
+  const cells = classes.map(() => names.map(() => twoLines({})));
+  const heads = names.map((name) => heading("col", name));
+  const table = tableOf("de-classes", caption, "Class", heads, classes, cells);
+  const update = (rows) => rows.forEach((row, r) => row.forEach((each, k) => fill(cells[r][k], shown(each), interval(each))));
+  return { table, update };
+}
+
+// One row a score, one column for each of up to three ways to answer.
+function scoresView(count) {
+  const names = ["Accuracy", "Balanced accuracy", "Mean cost per film"];
+  const columns = Array.from({ length: count }, () => ({ head: heading("col"), cells: names.map(() => twoLines({})) }));
+  const caption = element("caption", {}, "Scores, side by side");
+  const cells = names.map((_, i) => columns.map((column) => column.cells[i]));
+  const table = tableOf("de-scores", caption, "Score", columns.map(({ head }) => head), names, cells);
+  const update = (ways) =>
+    columns.forEach((column, k) => {
+      for (const cell of [column.head, ...column.cells]) {
+        cell.hidden = k >= ways.length;
+        cell.classList.toggle("de-now", Boolean(ways[k]?.now));
+      }
+      if (!ways[k]) return;
+      column.head.textContent = ways[k].title;
+      ways[k].scores.forEach((each, i) => fill(column.cells[i], shown(each), interval(each)));
+    });
   return { table, update };
 }
 
 // --- the widget -------------------------------------------------------------------------------
 
+// A slider from 0 to 1 with its value beside it; `update` sets both and the words read out.
+function probability(text) {
+  const control = slider(0, STEPS, 1);
+  const value = element("output");
+  const field = labelled(text, control);
+  const label = field.querySelector("label");
+  field.append(value);
+  const update = (number, words, name = text) => {
+    label.textContent = name;
+    control.value = String(Math.round(number * STEPS));
+    value.textContent = words;
+    control.setAttribute("aria-valuetext", words);
+  };
+  return { control, field, update };
+}
+
+const row = (...children) => element("div", { className: "ow-row" }, ...children);
+
 function render({ model, el }) {
   const content = model.get("content");
-  const width = content.classes.length;
+  const { classes, members: names, pairs } = content;
+  const [healthy, between, worst] = classes;
+  const width = classes.length;
   const parts = decode(content, model.get("labels"), model.get("probabilities"));
-  const pair = choice(content.pairs.map((both) => both.map((m) => content.members[m]).join(" + ")));
-  const part = element("select", {}, ...content.parts.map((name) => element("option", { value: name }, name)));
-  const weightSlider = slider(0, STEPS, 1);
-  const preset = button("");
-  const matrix = matrixView(content.classes);
-  const table = scoresView(content.classes);
   const said = announcer();
-  const mix = element("output", { className: "de-mix" });
-  const field = labelled("", weightSlider);
-  const sliderLabel = field.querySelector("label");
-  field.append(mix);
-  const advice = element("p", {}, "The weight is chosen on validation; test only shows what the choice is worth.");
+
+  const pair = choice(pairs.map((both) => both.map((m) => names[m]).join(" + ")));
+  const part = element("select", {}, ...content.parts.map((name) => element("option", { value: name }, name)));
+  const weight = probability("");
+  const preset = button("");
+  const rule = element("select", {}, ...Object.entries(RULES).map(([value, text]) => element("option", { value }, text)));
+  const words = element("p");
+  const osteoporosis = probability(`1. ${worst} if P(${worst}) ≥`);
+  const worse = probability(`2. else ${between} if P(${between} or worse) ≥`);
+  const reset = button("Both to 0.50");
+  const lists = choice([...content.price_lists.map(([name]) => name), "my own"]);
+  const findings = element("p", { className: "de-findings" });
+  const matrix = matrixView(classes);
+  const prices = costsView(classes, model);
+  const each = byClassView(classes);
+  const table = scoresView(3);
+
+  const thresholds = element("div", { className: "de-thresholds" }, osteoporosis.field, worse.field, row(reset));
+  const voteRow = element("div", {}, weight.field, row(preset));
+  const advice = element("p", {}, ADVICE);
+  const note = element("p", { className: "de-note" }, NOTE);
+  lists.lastChild.disabled = true; // shown when it is so, not chosen
   const best = () => Math.round(content.chosen[model.get("pair")] * STEPS) / STEPS;
 
-  const draw = () => {
-    const [i, j] = content.pairs[model.get("pair")];
-    const [first, second] = [content.members[i], content.members[j]];
-    const { labels, members } = parts[model.get("part")];
-    const weight = model.get("weight");
-    const at = (w) => confusion(labels, answers(members[i], members[j], w, width), width);
-    const matrices = [1, weight, 0].map(at);
-    const columns = matrices.map(scores);
-
-    pair.value = String(model.get("pair"));
-    part.value = model.get("part");
-    weightSlider.value = String(Math.round(weight * STEPS));
-    sliderLabel.textContent = `Weight of ${first}`;
-    mix.textContent = `${weight.toFixed(2)} × ${first} + ${(1 - weight).toFixed(2)} × ${second}`;
-    weightSlider.setAttribute("aria-valuetext", mix.textContent);
-    preset.textContent = `Use the weight chosen on validation (${best().toFixed(2)})`;
-    matrix.update(matrices[1], `Vote on ${part.value}: ${labels.length} films, share of each true class`);
-    table.update(columns, [first, "Vote", second]);
-    const [accuracy, balanced, f1] = columns[1].map(shown);
-    return `${mix.textContent}, ${part.value}: accuracy ${accuracy}, balanced accuracy ${balanced}, macro F1 ${f1}.`;
+  // The ways to answer that stand side by side, the present one marked.
+  const ways = (members, w, decide) => {
+    const [i, j] = pairs[model.get("pair")];
+    const way = (title, u, by, now = false) => {
+      const found = confusion(parts[part.value].labels, answers(members[i], members[j ?? i], u, by, width), width);
+      return { title, now, matrix: found, scores: scores(found, model.get("costs")) };
+    };
+    if (j !== undefined) return [way(names[i], 1, decide), way("Vote", w, decide, true), way(names[j], 0, decide)];
+    if (decide === argmax) return [way(names[i], 1, decide, true)];
+    return [way(`By ${RULES.largest}`, 1, argmax), way(`By ${RULES[rule.value]}`, 1, decide, true)];
   };
 
-  bindSlider(model, weightSlider, "weight", (step) => step / STEPS);
+  const drawControls = () => {
+    const [i, j] = pairs[model.get("pair")];
+    const w = model.get("weight");
+    const mix = j === undefined ? names[i] : `${w.toFixed(2)} × ${names[i]} + ${(1 - w).toFixed(2)} × ${names[j]}`;
+    pair.value = String(model.get("pair"));
+    part.value = model.get("part");
+    rule.value = model.get("rule");
+    weight.update(w, mix, `Weight of ${names[i]}`);
+    voteRow.hidden = j === undefined;
+    preset.textContent = `Use the weight chosen on validation (${best().toFixed(2)})`;
+    thresholds.hidden = rule.value !== "thresholds";
+    for (const [control, name] of [[osteoporosis, "threshold_osteoporosis"], [worse, "threshold_worse"]]) {
+      control.update(model.get(name), model.get(name).toFixed(2));
+    }
+    const known = content.price_lists.findIndex(([, costs]) => String(costs) === String(model.get("costs")));
+    lists.selectedIndex = known < 0 ? content.price_lists.length : known;
+    prices.update(model.get("costs"));
+    words.textContent = {
+      largest: "Each film is called what is most probable.",
+      thresholds: `The more serious question comes first; a film that passes neither is called ${healthy}.`,
+      costs: "Each film is called what costs least on average, by its probabilities and the costs below.",
+    }[rule.value];
+    return mix;
+  };
+
+  const draw = () => {
+    const mix = drawControls();
+    const { labels, members } = parts[part.value];
+    const all = ways(members, model.get("weight"), ruleOf(model));
+    const now = all.find((way) => way.now);
+    const counts = now.matrix;
+    const rows = byClass(counts);
+    const total = counts.map(sum);
+    matrix.update(counts, `Answers on ${part.value}: ${labels.length} films, share of each true class`);
+    each.update(rows);
+    table.update(all);
+    const last = width - 1;
+    const alarms = sum(counts.map((row) => row[last])) - counts[last][last];
+    findings.textContent =
+      `${worst}: ${counts[last][last]} of ${total[last]} found, and ${alarms} of ${labels.length - total[last]} other films called so. ` +
+      `${healthy}: ${total[0] - counts[0][0]} of ${total[0]} called ill.`;
+    const [accuracy, balanced, cost] = now.scores.map(shown);
+    const [sensitivity, specificity] = rows[last].map(shown);
+    return (
+      `${mix}, ${RULES[rule.value]}, ${part.value}: ${worst} sensitivity ${sensitivity}, specificity ${specificity}; ` +
+      `accuracy ${accuracy}, balanced accuracy ${balanced}, mean cost ${cost}.`
+    );
+  };
+
   bindChoice(model, pair, "pair");
   bindChoice(model, part, "part", String);
+  bindChoice(model, rule, "rule", String);
+  bindChoice(model, lists, "costs", (i) => content.price_lists[i][1]);
+  bindSlider(model, weight.control, "weight", (step) => step / STEPS);
+  bindSlider(model, osteoporosis.control, "threshold_osteoporosis", (step) => step / STEPS);
+  bindSlider(model, worse.control, "threshold_worse", (step) => step / STEPS);
   preset.addEventListener("click", () => choose(model, "weight", best()));
+  reset.addEventListener("click", () => {
+    model.set("threshold_osteoporosis", 0.5);
+    choose(model, "threshold_worse", 0.5);
+  });
   el.append(
     frame(
       "decision-explorer",
-      "Decision explorer: a soft vote of two members",
-      element("div", { className: "ow-row" }, labelled("Pair", pair), labelled("Part", part)),
-      field,
-      element("div", { className: "ow-row" }, preset, advice),
-      element("div", { className: "ow-row ow-top" }, matrix.table, table.table),
+      "Decision explorer: from probabilities to answers",
+      row(labelled("Members", pair), labelled("Part", part), advice),
+      voteRow,
+      row(labelled("Answer by", rule), words),
+      thresholds,
+      row(labelled("Costs", lists), element("p", {}, BEFOREHAND)),
+      findings,
+      element("div", { className: "ow-row ow-top" }, matrix.table, prices.table, each.table, table.table),
+      note,
       said.region,
     ),
   );
-  return follow(model, ["weight", "pair", "part"], draw, said);
+  const traits = ["weight", "pair", "part", "rule", "threshold_worse", "threshold_osteoporosis", "costs"];
+  return follow(model, traits, draw, said);
 }
 
 export default { render };

@@ -1,18 +1,20 @@
 """The widgets on the built pages, where no kernel runs: they answer, and rightly."""
 
 import functools
+import re
 
 import numpy as np
 import pytest
 from smoke import CHAPTERS, NOTEBOOKS, ROOT
 
 from osteo_utils.ensembles import aligned, published_key
-from osteo_utils.evaluate import confusion
+from osteo_utils.evaluate import confusion, expected_cost, scores, wilson
 from osteo_utils.runs import read_run
 
 RUNS = ROOT / "runs/simulated/smoke"
 SOURCES = dict(zip(CHAPTERS, (path.read_text("utf-8") for path in NOTEBOOKS), strict=True))
 DECISIONS = [chapter for chapter, source in SOURCES.items() if "DecisionExplorer(" in source]
+DISTANCE = [[0, 1, 2], [1, 0, 1], [2, 1, 0]]
 
 each_decision = pytest.mark.parametrize("chapter", DECISIONS)
 
@@ -37,11 +39,25 @@ def run_of(title):
     return read_run(folder / "seed0")
 
 
-def matrix_of(pair, part, weight):
-    found = aligned([run_of(title) for title in pair.split(" + ")], part)
-    first, second = found.members
-    mixed = weight * first + (1 - weight) * second
-    return confusion(found.labels, mixed.argmax(axis=1)).tolist()
+def answers(p, rule="largest probability", osteoporosis=0.5, worse=0.5, costs=DISTANCE):
+    if rule == "lowest expected cost":
+        return (p @ np.array(costs)).argmin(axis=1)
+    if rule == "two thresholds":
+        ill = np.where(p[:, 1] + p[:, 2] >= worse, 1, 0)
+        return np.where(p[:, 2] >= osteoporosis, 2, ill)
+    return p.argmax(axis=1)
+
+
+def expected(widget, **rule):
+    """Labels and answers of the state on the page, from the run folders."""
+    members, part, weight = state_of(widget)
+    found = aligned([run_of(title) for title in members.split(" + ")], part)
+    first, second = found.members[0], found.members[-1]
+    return found.labels, answers(weight * first + (1 - weight) * second, **rule)
+
+
+def matrix_of(widget, **rule):
+    return confusion(*expected(widget, **rule)).tolist()
 
 
 def matrix_on(widget):
@@ -49,11 +65,31 @@ def matrix_on(widget):
     return np.reshape(counts, (3, 3)).tolist()
 
 
+def weight_of(widget):
+    return widget.get_by_label("Weight of")
+
+
+def sliders(widget):
+    return [each for each in widget.locator("input[type=range]").all() if each.is_visible()]
+
+
 def state_of(widget):
-    pair, part, weight = widget.locator("select, input").evaluate_all(
-        "all => all.map(e => e.selectedOptions ? e.selectedOptions[0].text : +e.value / 100)"
+    members, part = (
+        widget.get_by_label(name).evaluate("e => e.selectedOptions[0].text")
+        for name in ("Members", "Part")
     )
-    return pair, part, weight
+    weight = weight_of(widget)
+    return members, part, int(weight.input_value()) / 100 if weight.is_visible() else 1.0
+
+
+def now(widget, score):
+    """The value and the ends of its interval that the present rule has in the table of scores."""
+    row = widget.locator(".de-scores tr", has_text=score)
+    return numbers(row.locator(".de-now").inner_text())
+
+
+def numbers(text):
+    return [float(number) for number in re.findall(r"\d+\.\d+", text)]
 
 
 def test_some_chapter_lets_the_reader_decide():
@@ -64,32 +100,129 @@ def test_some_chapter_lets_the_reader_decide():
 def test_matrix_follows_the_keyboard_and_equals_that_of_the_run_folders(explorer, chapter):
     seen, widget = explorer(chapter)
     assert widget.count() == 1
-    slider = widget.locator("input")
     matrices = []
-    for pair in range(widget.get_by_label("Pair").locator("option").count()):
-        widget.get_by_label("Pair").select_option(index=pair)
+    for members in range(widget.get_by_label("Members").locator("option").count()):
+        widget.get_by_label("Members").select_option(index=members)
         for part in ("test", "validation"):
             widget.get_by_label("Part").select_option(part)
             for key in ("Home", "ArrowRight", "PageUp", "End"):
-                slider.press(key)
+                for slider in sliders(widget):
+                    slider.press(key)
                 matrices.append(matrix_on(widget))
-                assert matrices[-1] == matrix_of(*state_of(widget))
+                assert matrices[-1] == matrix_of(widget)
     assert len({str(matrix) for matrix in matrices}) > 1
     assert seen.complaints == []
     assert seen.foreign == []
 
 
 @each_decision
-def test_arrow_moves_the_weight_by_a_hundredth_and_the_scores_are_announced(explorer, chapter):
+def test_thresholds_move_matrix_sensitivity_and_specificity(explorer, chapter):
+    _, widget = explorer(chapter)
+    widget.get_by_label("Answer by").select_option("two thresholds")
+    matrices = []
+    for first, second in (
+        ("Home", "Home"),
+        ("End", "Home"),
+        ("End", "End"),
+        ("PageDown", "PageDown"),
+    ):
+        chosen = {}
+        for name, label, key in (
+            ("osteoporosis", "1. Osteoporosis if", first),
+            ("worse", "2. else Osteopenia if", second),
+        ):
+            slider = widget.get_by_label(label)
+            slider.press(key)
+            chosen[name] = int(slider.input_value()) / 100
+        matrices.append(matrix_on(widget))
+        assert matrices[-1] == matrix_of(widget, rule="two thresholds", **chosen)
+        check_classes(widget)
+    assert len({str(matrix) for matrix in matrices}) > 2
+    assert np.array(matrices[0])[:, :2].sum() == 0  # at least 0: all are called Osteoporosis
+    widget.get_by_role("button", name="Both to 0.50").click()
+    middle = matrix_on(widget)
+    widget.get_by_label("Answer by").select_option("lowest expected cost")
+    assert matrix_on(widget) == middle  # the median class, by the distance of the classes
+
+
+def check_classes(widget):
+    """Sensitivity and specificity of each class, and their intervals, against the matrix."""
+    matrix = np.array(matrix_on(widget))
+    for c, row in enumerate(widget.locator(".de-classes tbody tr").all()):
+        rest = np.delete(np.delete(matrix, c, 0), c, 1).sum()
+        counts = (matrix[c, c], matrix[c].sum()), (rest, np.delete(matrix, c, 0).sum())
+        for cell, (k, n) in zip(row.locator("td").all(), counts, strict=True):
+            assert numbers(cell.inner_text()) == pytest.approx([k / n, *wilson(k, n)], abs=0.0051)
+
+
+@each_decision
+def test_costs_decide_and_are_paid_as_in_python(explorer, chapter):
+    _, widget = explorer(chapter)
+    widget.get_by_label("Costs", exact=True).select_option("missed Osteoporosis 5")
+    costs = [[0, 1, 1], [1, 0, 1], [5, 5, 0]]
+    paid = []
+    for rule in ("largest probability", "lowest expected cost"):
+        widget.get_by_label("Answer by").select_option(rule)
+        labels, called = expected(widget, rule=rule, costs=costs)
+        assert matrix_on(widget) == confusion(labels, called).tolist()
+        paid.append(expected_cost(labels, called, costs))
+        assert now(widget, "Mean cost")[0] == pytest.approx(paid[-1], abs=0.00051)
+    widget.get_by_label("Cost of calling Normal what is Osteopenia").fill("2.5")
+    costs[1][0] = 2.5
+    labels, called = expected(widget, rule=rule, costs=costs)
+    assert matrix_on(widget) == confusion(labels, called).tolist()
+    assert now(widget, "Mean cost")[0] == pytest.approx(
+        expected_cost(labels, called, costs), abs=0.00051
+    )
+    assert widget.get_by_label("Costs", exact=True).evaluate("e => e.value") == "4"  # "my own"
+
+
+@each_decision
+def test_a_cost_that_is_no_number_from_0_is_not_taken(explorer, chapter):
+    _, widget = explorer(chapter)
+    widget.get_by_label("Answer by").select_option("lowest expected cost")
+    cost, before = widget.get_by_label("Cost of calling Normal what is Osteoporosis"), []
+    for wrong in ("-3", ""):
+        before.append(matrix_on(widget))
+        cost.fill(wrong)
+        cost.blur()
+        assert cost.input_value() == "2"
+        assert matrix_on(widget) == before[0]
+
+
+@each_decision
+def test_scores_and_their_intervals_are_those_of_the_matrix(explorer, chapter):
+    _, widget = explorer(chapter)
+    labels, called = expected(widget)
+    matrix = confusion(labels, called)
+    right, truth = matrix.diagonal(), matrix.sum(axis=1)
+    python = scores(labels, np.eye(3)[called])
+    ends = np.array([wilson(k, n) for k, n in zip(right, truth, strict=True)])
+    margins = np.hypot.reduce((ends - (right / truth)[:, None]) / 3)
+    balanced = python["balanced_accuracy"]
+    interval = [balanced - margins[0], balanced + margins[1]]
+    assert now(widget, "Balanced accuracy") == pytest.approx([balanced, *interval], abs=0.0051)
+    accuracy = [python["accuracy"], *wilson(right.sum(), truth.sum())]
+    assert numbers(
+        widget.locator(".de-scores tbody tr").first.locator(".de-now").inner_text()
+    ) == pytest.approx(accuracy, abs=0.0051)
+    check_classes(widget)
+
+
+@each_decision
+def test_arrow_moves_a_slider_by_a_hundredth_and_the_scores_are_announced(explorer, chapter):
     seen, widget = explorer(chapter)
-    pair, part, before = state_of(widget)
     said = widget.locator("[aria-live=polite]")
     assert said.inner_text() == ""  # nothing is read out before the reader has done something
-    widget.locator("input").press("ArrowRight")
-    assert state_of(widget) == (pair, part, pytest.approx(before + 0.01))
+    widget.get_by_label("Answer by").select_option("two thresholds")
+    for slider in sliders(widget):
+        before = int(slider.input_value())
+        slider.press("ArrowRight")
+        assert int(slider.input_value()) == before + 1
+        assert f"{(before + 1) / 100:.2f}" in slider.get_attribute("aria-valuetext")
     seen.page.wait_for_function("e => e.textContent", arg=said.element_handle(), timeout=30_000)
     accuracy = np.trace(matrix_on(widget)) / np.sum(matrix_on(widget))
-    assert f"{before + 0.01:.2f}" in said.inner_text()
+    assert "two thresholds" in said.inner_text()
     assert f"accuracy {accuracy:.3f}" in said.inner_text()
 
 
@@ -98,21 +231,27 @@ def test_arrow_moves_the_weight_by_a_hundredth_and_the_scores_are_announced(expl
 def test_widget_fits_a_narrow_screen_and_answers_a_touch(explorer, chapter, scheme):
     narrow = {"width": 360, "height": 740}
     seen, widget = explorer(chapter, viewport=narrow, scheme=scheme)
-    box = widget.bounding_box()
-    assert box["x"] >= 0
-    assert box["x"] + box["width"] <= narrow["width"]
-    slider = widget.locator("input")
+    widget.get_by_label("Answer by").select_option("two thresholds")
+    for box in (each.bounding_box() for each in [widget, *widget.locator("table").all()]):
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= narrow["width"]
+    slider = widget.get_by_label("1. Osteoporosis if")
     slider.scroll_into_view_if_needed()
     place = slider.bounding_box()
     seen.page.mouse.click(place["x"] + place["width"] / 4, place["y"] + place["height"] / 2)
-    assert state_of(widget)[2] == pytest.approx(0.25, abs=0.04)
-    assert matrix_on(widget) == matrix_of(*state_of(widget))
+    threshold = int(slider.input_value()) / 100
+    assert threshold == pytest.approx(0.25, abs=0.04)
+    assert matrix_on(widget) == matrix_of(widget, rule="two thresholds", osteoporosis=threshold)
 
 
 @each_decision
 def test_every_control_has_a_name_and_shows_where_the_focus_is(explorer, chapter):
     seen, widget = explorer(chapter)
-    for control in widget.locator("select, input, button").all():
+    widget.get_by_label("Answer by").select_option("two thresholds")
+    controls = widget.locator("select, input, button").all()
+    visible = [control for control in controls if control.is_visible()]
+    assert len(visible) >= 13
+    for control in visible:
         named = control.evaluate("e => (e.labels?.[0] ?? e).textContent.trim()")
         assert len(named) > 2
         control.focus()
@@ -125,6 +264,6 @@ def test_widget_is_the_same_from_a_server(server, visit, chapter):
     seen = visit(f"{server}/notebooks/{chapter}.html")
     widget = seen.page.locator(".decision-explorer")
     widget.wait_for(timeout=60_000)
-    widget.locator("input").press("ArrowRight")
-    assert matrix_on(widget) == matrix_of(*state_of(widget))
+    widget.get_by_label("Part").select_option("test")
+    assert matrix_on(widget) == matrix_of(widget)
     assert seen.foreign == []

@@ -3,16 +3,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from traitlets import TraitError
 
 from osteo_utils.ensembles import choose_weights
+from osteo_utils.evaluate import expected_cost
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, Run, RunError, probabilities
 from osteo_utils.widgets import DecisionExplorer
 
 
-def run(seed, split_hash="a" * 64):
+def run(seed, split_hash="a" * 64, p=None):
     """Six images of validation and four of test."""
-    p = np.random.default_rng(seed).dirichlet([1, 1, 1], 10).astype(np.float32).astype(float)
+    if p is None:
+        p = np.random.default_rng(seed).dirichlet([1, 1, 1], 10).astype(np.float32).astype(float)
     table = pd.DataFrame(
         {
             "path": [f"{i}.png" for i in range(10)],
@@ -51,9 +54,9 @@ def test_nothing_hangs_on_the_order_of_keys_which_notebooks_sort(runs):
 
 def test_every_pair_is_offered_unless_some_are_named(runs):
     assert DecisionExplorer(runs).content["pairs"] == [[0, 1], [0, 2], [1, 2]]
-    assert DecisionExplorer(runs, [("Three", "One")]).content["pairs"] == [[2, 0]]
-    for pairs in ([], [("One", "Four")]):
-        with pytest.raises(ValueError, match="pairs: expected one or more"):
+    assert DecisionExplorer(runs, [("Three", "One"), ("Two",)]).content["pairs"] == [[2, 0], [1]]
+    for pairs in ([], [("One", "Four")], [()], [("One", "Two", "Three")]):
+        with pytest.raises(ValueError, match="pairs: expected one or two names"):
             DecisionExplorer(runs, pairs)
 
 
@@ -75,6 +78,73 @@ def test_matrix_follows_the_state(runs):
     assert (widget.matrix() == by_hand).all()
     widget.part = "validation"
     assert widget.matrix().sum() == 6
+
+
+@pytest.fixture
+def alone():
+    """One member, whose answers to the four films of test can be worked out by hand."""
+    test = [[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.5, 0, 0.5], [0.125, 0.625, 0.25]]
+    p = np.array([[1, 0, 0]] * 6 + test)
+    widget = DecisionExplorer({"Alone": run(0, p=p)}, [("Alone",)])  # labels 0, 1, 2, 2
+    widget.part = "test"
+    return widget
+
+
+def test_a_single_member_answers_for_itself_whatever_the_weight(alone):
+    answers = []
+    for alone.weight in (0.0, 0.3, 1.0):
+        answers.append(alone.called().tolist())
+    assert answers == [[0, 1, 0, 1]] * 3
+    assert alone.matrix().tolist() == [[1, 0, 0], [0, 1, 0], [1, 1, 0]]
+    assert alone.content["chosen"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("worse", "osteoporosis", "expected"),
+    [
+        (0.5, 0.5, [1, 1, 2, 1]),  # a threshold that is just reached is reached
+        (0.51, 0.51, [0, 1, 0, 1]),
+        (0.8, 0.25, [2, 2, 2, 2]),  # Osteoporosis is asked for first, whatever is asked next
+        (0.75, 1.0, [0, 1, 0, 1]),
+        (0.0, 1.0, [1, 1, 1, 1]),
+    ],
+)
+def test_thresholds_ask_for_osteoporosis_first(alone, worse, osteoporosis, expected):
+    alone.rule, alone.threshold_worse, alone.threshold_osteoporosis = (
+        "thresholds",
+        worse,
+        osteoporosis,
+    )
+    assert alone.called().tolist() == expected
+
+
+def test_lowest_expected_cost_is_the_median_class_for_distances_and_the_mode_for_equal_costs(alone):
+    alone.rule = "costs"
+    assert alone.costs == [[0, 1, 2], [1, 0, 1], [2, 1, 0]]
+    assert alone.called().tolist() == [0, 1, 0, 1]  # the first of equals, films 1 and 3
+    alone.costs = [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
+    assert alone.called().tolist() == [0, 1, 0, 1]
+    alone.costs = [[0, 1, 1], [1, 0, 1], [5, 5, 0]]  # as 5 p exceeds 1 - p
+    assert alone.called().tolist() == [2, 2, 2, 2]
+    assert expected_cost([0, 1, 2, 2], alone.called(), alone.costs) == 0.5
+    alone.rule = "largest"
+    assert expected_cost([0, 1, 2, 2], alone.called(), alone.costs) == 2.5
+
+
+def test_answers_by_cost_are_the_cheapest_on_average_if_the_probabilities_are_true(runs):
+    widget = DecisionExplorer(runs)
+    widget.rule, widget.costs, widget.weight = "costs", [[0, 1, 3], [0.5, 0, 1], [7, 3, 0]], 0.4
+    members = [probabilities(runs[name].predictions[:6]) for name in ("One", "Two")]
+    prices = (0.4 * members[0] + 0.6 * members[1]) @ np.array(widget.costs)
+    chosen = prices[np.arange(6), widget.called()]
+    assert chosen == pytest.approx(prices.min(axis=1))
+    assert len(set(widget.called())) > 1
+
+
+@pytest.mark.parametrize("costs", [[[0, 1], [1, 0]], [[0, 1, 2], [1, 0, 1], [-1, 1, 0]], [[0] * 3]])
+def test_costs_other_than_nine_numbers_from_0_are_refused(alone, costs):
+    with pytest.raises(TraitError, match="costs: expected three rows of three"):
+        alone.costs = costs
 
 
 def test_runs_of_two_splits_are_refused(runs):
