@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from osteo_utils.cards import write_cards
+
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "jupyter-book")
 STATUS = """# Status of the build
@@ -96,6 +98,7 @@ def main() -> None:
     shutil.rmtree(site, ignore_errors=True)
     shutil.copytree(ROOT / "book", site / "book", ignore=shutil.ignore_patterns("*.py", "*.json"))
     shutil.copytree(vendor, site / "book/assets/vendor")
+    write_cards(runs, site / "book/cards")
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, site)
     (site / "notebooks").mkdir()

@@ -1,0 +1,824 @@
+"""The command line: the functions that the chapters call, one command each.
+
+`python -m osteo_utils COMMAND` (or `osteo COMMAND` where the package is installed). Results go to
+stdout, as text or as JSON; progress, notes and errors go to stderr. Exit codes: 0 fine, 1 the input
+or the data is wrong, 2 wrong usage, 130 interrupted. Heavy libraries are imported by the commands
+that need them, so `--help` answers at once.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from osteo_utils import __version__
+from osteo_utils.profiles import PROFILES, get_profile
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pandas as pd
+
+    from osteo_utils.runs import Run
+
+# Written out, since the registries stand in modules that import Keras; tests hold them together.
+MODELS: Final = (
+    *("custom_cnn", "alexnet", "vgg16", "vgg19", "resnet50", "inception_v3", "xception"),
+    *("densenet121", "mobilenet_v2", "late_fusion"),
+)
+METHODS: Final = (
+    *("grad_cam", "grad_cam_plus_plus", "layer_cam", "score_cam"),
+    *("occlusion", "integrated_gradients"),
+)
+CLASSES: Final = ("Normal", "Osteopenia", "Osteoporosis")
+
+SCORES: Final = (
+    *("balanced_accuracy", "accuracy", "f1_macro", "kappa_quadratic", "auc_macro", "brier", "ece"),
+)
+WORDS: Final = {
+    "f1_macro": "macro F1",
+    "kappa_quadratic": "quadratic weighted kappa",
+    "auc_macro": "macro AUC",
+    "brier": "Brier score (0 to 2)",
+    "ece": "expected calibration error",
+}
+CLASS_SCORES: Final = ("precision", "recall", "specificity", "f1")
+NOTICE: Final = (
+    "For teaching and research only: not a medical device, and no advice about any person."
+)
+_LARGEST_PICTURE: Final = 1024  # pixels a side of an overlay
+
+
+class Result(NamedTuple):
+    """What a command hands back: `data` for --json, `text` for people, and the exit code."""
+
+    data: dict[str, Any]
+    text: str
+    code: int = 0
+
+
+class Film(NamedTuple):
+    """A radiograph from the command line."""
+
+    path: Path
+    image: "npt.NDArray[np.uint8]"  # (height, width), native size
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "osteo") -> int:
+    """Run one command and return its exit code; `SystemExit` after --help and wrong usage."""
+    arguments = build_parser(prog).parse_args(argv)
+    try:
+        with _notes_on_stderr(arguments.quiet):
+            result: Result = arguments.command(arguments)
+        if told := _as_json(result.data) if arguments.json else result.text:
+            print(told, flush=True)
+    except KeyboardInterrupt:
+        return _complain("interrupted; the same command again goes on where it can", 130)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError) as error:
+        if not _is_expected(error):
+            raise
+        return _complain(error)
+    return result.code
+
+
+# ---------------------------------------------------------------------------------------------
+# The parser
+
+
+_TEXTS: Final[dict[str, tuple[str, str]]] = {
+    "corpus": (
+        "make, fetch or open a collection of radiographs and count it",
+        """Make, fetch or open a collection of radiographs, and count what is in it.
+
+"simulated" draws knee phantoms of known bone (a few minutes in the profile quick), "kaggle" fetches
+the public set (1.2 GB), a zip is unpacked, and any other path must be a folder with one sub-folder
+a class: Normal, Osteopenia, Osteoporosis. Such a folder is read, never changed.
+
+examples:
+  %(prog)s --profile smoke
+  %(prog)s ~/data/knees --json
+
+writes: a folder below corpora/ beside the runs, whole or not at all; nothing for your own folder.
+prints: files, unreadable ones and patients of each class, and for a simulated corpus the best
+  scores that any method could reach, since its labels are measurements with an error.""",
+    ),
+    "audit": (
+        "find copies, label conflicts and shortcuts in a collection",
+        """Audit a collection as chapter 02 does: copies and near-duplicates, label conflicts,
+unreadable files, patients in several classes, and how well facts without any bone (file format,
+size, border) predict the class.
+
+examples:
+  %(prog)s ~/data/knees --out audit_of_knees
+  %(prog)s simulated --profile smoke --json
+
+writes: audit.csv (a row for each file: its group, whether to keep it, and why not), pairs.csv,
+  candidates.csv and shortcuts.csv, into --out, or without it where the chapters look for them:
+  RUNS/<corpus>/<profile>/. A finished audit that still fits the files is read, not made again.
+prints: the findings; for a simulated corpus also how many of the planted faults were found.""",
+    ),
+    "train": (
+        "train one model, or go on with a training that was stopped",
+        """Train one model as its chapter does. What it needs is made on the way: corpus, audit and
+split. A finished run is read and not trained again; a training that was stopped goes on.
+
+models: """
+        + ", ".join(MODELS[:7])
+        + ",\n  "
+        + ", ".join(MODELS[7:])
+        + """;
+  or two joined by "+", such as vgg16+xception, for a fusion of their features.
+
+examples:
+  %(prog)s custom_cnn --profile smoke
+  %(prog)s mobilenet_v2 --profile full --corpus kaggle --seed 1
+
+writes: RUNS/<corpus>/<profile>/<model>/seed<k>/ with model.keras, history.csv, predictions.csv,
+  metrics.json and, last, run.json. Two trainings of one model and seed must not run at a time.
+prints: scores with 95 %% intervals. Choose by validation; the test part is for the last look.""",
+    ),
+    "evaluate": (
+        "scores of finished runs, with intervals, and their differences",
+        """Scores of finished runs, overall and by class, with 95 %% intervals by bootstrap over
+patients, and the confusion matrix. Several runs of one split are also compared on the same films:
+the difference, its interval, and a p-value, corrected (Holm) where there are several pairs.
+
+examples:
+  %(prog)s runs/simulated/quick/custom_cnn/seed0
+  %(prog)s runs/simulated/quick/{custom_cnn,mobilenet_v2}/seed0 --part validation --json
+
+writes: nothing.""",
+    ),
+    "explain": (
+        "lay a saliency map over radiographs: where does the model look?",
+        """Make the saliency map of each radiograph: which regions raise (or change) the score of a
+class. A map says where this model looked, not whether it was right to (chapters 18 and 19).
+
+methods: """
+        + ", ".join(METHODS)
+        + """
+  The first four read a layer (--layer; without it the last one with feature maps), the last two
+  read pixels. A fusion has a map for each branch.
+
+examples:
+  %(prog)s runs/simulated/quick/custom_cnn/seed0 knee.png
+  %(prog)s runs/simulated/quick/mobilenet_v2/seed0 *.jpg --method score_cam --target Osteoporosis
+
+writes: OUT/<name>.<method>.png, the map over the film with its scale; with --raw also .npy, the map
+  as it came: float32, unscaled, in the resolution of the layer. An older file is replaced.
+prints: the called class and where the map peaks, in pixels of your file.""",
+    ),
+    "predict": (
+        "probabilities of the three classes for radiographs",
+        """Probabilities of the three classes for each radiograph, and the class that is called.
+Folders with a run.json are runs, everything else is a radiograph (JPEG, PNG, WebP, BMP, TIFF or
+DICOM). Several runs vote: the mean of their probabilities (chapter 16). Where a run has a
+novelty.json, each film is compared with the films it was trained on: an answer about a picture
+unlike these, or about no knee at all, means little.
+
+examples:
+  %(prog)s runs/simulated/quick/custom_cnn/seed0 knee.png other.dcm
+  %(prog)s runs/simulated/quick/custom_cnn/seed* knee.png --out answers.csv
+
+writes: nothing, or with --out a CSV table, a row for each film.
+A file that cannot be read is named and left out; the exit code is then 1.""",
+    ),
+    "export": (
+        "write a run as ONNX for use outside Keras, checked against Keras",
+        """Write the model of a run in the ONNX format, which runs in browsers and elsewhere. What
+both make of the same films is compared, of phantoms where no IMAGE is given; a file that disagrees
+with Keras, or films on which anything would agree, are an error, and no model is left.
+
+examples:
+  %(prog)s runs/simulated/quick/custom_cnn/seed0
+  %(prog)s runs/kaggle/full/mobilenet_v2/seed0 films/*.png --out exported
+
+writes: OUT/<model>-<digest>.onnx with the outputs probabilities and features (the last feature
+  maps), and OUT/<model>-<digest>.json with what a page must know: classes, size, scores, weights.
+needs: pip install onnx onnxruntime tf2onnx""",
+    ),
+}
+
+
+def build_parser(prog: str = "osteo") -> argparse.ArgumentParser:
+    """The parser of all commands; each result has `command`, the function to call."""
+    text = "Reading bone in knee X-rays, on the command line. COMMAND --help teaches a command."
+    parser = argparse.ArgumentParser(prog, description=text, epilog=NOTICE)
+    parser.add_argument("--version", action="version", version=f"osteo-utils {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _course_options(_command(commands, "corpus", _corpus), positional=True)
+    audit = _course_options(_command(commands, "audit", _audit), positional=True)
+    audit.add_argument("--out", type=Path, metavar="FOLDER", help="write the tables here")
+    train = _command(commands, "train", _train)
+    train.add_argument("model", metavar="MODEL", help="what to train, from the list above")
+    _course_options(train).add_argument(
+        "--seed", type=int, default=0, help="of initial weights and batches (default: %(default)s)"
+    )
+    _add_evaluate(_command(commands, "evaluate", _evaluate))
+    _add_explain(_command(commands, "explain", _explain))
+    predict = _command(commands, "predict", _predict)
+    predict.usage = (
+        "%(prog)s [-h] [--json] [--quiet] [--out FILE.csv] RUN [RUN ...] IMAGE [IMAGE ...]"
+    )
+    predict.add_argument("paths", nargs="+", metavar="PATH", help="run folders and radiographs")
+    predict.add_argument("--out", type=Path, metavar="FILE.csv", help="write the table here, too")
+    export = _command(commands, "export", _export)
+    export.add_argument("run", metavar="RUN", help="a run folder")
+    export.add_argument("images", nargs="*", metavar="IMAGE", help="a film to compare on")
+    export.add_argument("--out", type=Path, default=Path("exported"), metavar="FOLDER")
+    return parser
+
+
+def _command(
+    commands: Any,  # noqa: ANN401  (argparse keeps the type to itself)
+    name: str,
+    function: Callable[[argparse.Namespace], Result],
+) -> argparse.ArgumentParser:
+    short, text = _TEXTS[name]
+    raw = argparse.RawDescriptionHelpFormatter
+    made: argparse.ArgumentParser = commands.add_parser(
+        name, help=short, description=text, formatter_class=raw
+    )
+    made.set_defaults(command=function)
+    made.add_argument("--json", action="store_true", help="print the result as JSON")
+    made.add_argument("--quiet", action="store_true", help="no progress bars, no notes")
+    return made
+
+
+def _course_options(
+    parser: argparse.ArgumentParser, positional: bool = False
+) -> argparse.ArgumentParser:
+    corpus: dict[str, Any] = {"nargs": "?", "metavar": "CORPUS"} if positional else {}
+    name = "corpus" if positional else "--corpus"
+    default = "(default: %(default)s)"
+    which = f"simulated, kaggle, or the path of a folder or zip {default}"
+    parser.add_argument(name, default="simulated", help=which, **corpus)
+    parser.add_argument("--profile", choices=PROFILES, default="quick", help=f"size {default}")
+    where = f"folder of the runs; corpora/ lies beside it {default}"
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help=where)
+    return parser
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", nargs="+", metavar="RUN", help="a run folder")
+    parts = ("test", "validation")
+    parser.add_argument("--part", choices=parts, default=parts[0], help="(default: %(default)s)")
+    parser.add_argument(
+        "--score",
+        choices=SCORES,
+        default=SCORES[0],
+        metavar="SCORE",
+        help="of the differences: %(choices)s (default: %(default)s)",
+    )
+
+
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run folder")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a radiograph")
+    parser.add_argument("--method", choices=METHODS, default=METHODS[0], metavar="METHOD")
+    parser.add_argument(
+        "--target",
+        type=str.capitalize,
+        choices=CLASSES,
+        help="class to explain (default: the called one)",
+    )
+    parser.add_argument("--layer", help="layer to read; an unknown name lists the choices")
+    parser.add_argument("--out", type=Path, default=Path("explained"), metavar="FOLDER")
+    parser.add_argument("--raw", action="store_true", help="write the raw maps as .npy, too")
+
+
+# ---------------------------------------------------------------------------------------------
+# The commands
+
+
+def _corpus(arguments: argparse.Namespace) -> Result:
+    from osteo_utils.corpus import list_corpus
+
+    root = _corpus_folder(arguments)
+    files, facts = list_corpus(root), root / "corpus.json"
+    known = json.loads(facts.read_text(encoding="utf-8")) if facts.exists() else {}
+    best: dict[str, float] | None = known.get("best_possible")
+    classes = [_counted(name, files[files["label"] == i]) for i, name in enumerate(CLASSES)]
+    data = {"folder": root, "files": len(files), "classes": classes, "best_possible": best}
+    told = ["The best possible scores are not known: this corpus does not state its T-scores."]
+    if best is not None:
+        told = [f"Best possible {_words(name)}: {value:.3f}" for name, value in best.items()]
+    return Result(data, "\n".join([f"{len(files):,} files in {root}", _table(classes), *told]))
+
+
+def _corpus_folder(arguments: argparse.Namespace) -> Path:
+    """Where the chapters would find the corpus, made or fetched if need be."""
+    from osteo_utils.corpus import open_corpus
+
+    home = arguments.runs.resolve().parent / "corpora"
+    return open_corpus(arguments.corpus, get_profile(arguments.profile), home)
+
+
+def _counted(name: str, files: "pd.DataFrame") -> dict[str, Any]:
+    known = files.loc[files["patient"] != "", "patient"].nunique()
+    return {
+        "class": name,
+        "files": len(files),
+        "unreadable": int((files["problem"] != "").sum()),
+        "patients": known or None,
+        "megabytes": round(float(files["bytes"].sum()) / 1e6, 2),
+    }
+
+
+def _audit(arguments: argparse.Namespace) -> Result:
+    from osteo_utils.audit import audit, counts, score_against_truth, summary, write_audit
+    from osteo_utils.corpus import list_corpus, read_truth
+    from osteo_utils.course import audited, open_course
+
+    if folder := arguments.out:
+        root = _corpus_folder(arguments)
+        report = audit(root, list_corpus(root))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_audit(report, folder)
+    else:
+        course = open_course(arguments.profile, arguments.corpus, runs=arguments.runs)
+        report, root, folder = audited(course), course.root, course.folder
+    data = {"folder": folder, "counts": counts(report), "shortcuts": _records(report.shortcuts)}
+    text = [summary(report)]
+    if (root / "truth.csv").exists():
+        found = score_against_truth(report, read_truth(root))
+        data["against_truth"] = _records(found)
+        text += ["Against the faults that were planted:", _table(_records(found.round(3)))]
+    return Result(data, "\n".join([*text, f"Tables: {folder}"]))
+
+
+def _train(arguments: argparse.Namespace) -> Result:
+    _load_keras()
+    from osteo_utils.course import open_course, train_model
+    from osteo_utils.models import get_architecture
+
+    get_architecture(arguments.model)  # a wrong name is told before a corpus is made
+    course = open_course(arguments.profile, arguments.corpus, arguments.seed, arguments.runs)
+    run = train_model(course, arguments.model)
+    parts = {part: _scores(run, part) for part in ("validation", "test")}
+    rows = [
+        {"score": _words(name)} | {p: _interval(parts[p][name]) for p in parts} for name in SCORES
+    ]
+    told = [f"{_title(run)}: {run.info['epochs_run']} epochs in {run.info['seconds']:.0f} s"]
+    told += [f"  on {run.info['device']}, kept epoch {run.info['best_epoch']}; 95 % intervals"]
+    told += [_table(rows), f"Run: {run.folder}"]
+    return Result({"folder": run.folder, "info": run.info, "metrics": run.metrics}, "\n".join(told))
+
+
+def _evaluate(arguments: argparse.Namespace) -> Result:
+    from osteo_utils.ensembles import aligned
+    from osteo_utils.runs import read_run
+
+    runs, part = [read_run(Path(folder)) for folder in arguments.run], arguments.part
+    rows = aligned(runs, part)  # refuses runs of different splits
+    if len(rows.labels) == 0:
+        raise ValueError(f"{runs[0].folder}: expected films of the {part} part, found none")
+    reports = [_evaluated(run, part) for run in runs]
+    data: dict[str, Any] = {"part": part, "films": len(rows.labels), "runs": reports}
+    text = [f"{part} part, {len(rows.labels)} films, 95 % intervals by bootstrap over patients"]
+    text += [_report(each) for each in reports]
+    if len(runs) > 1:
+        data["differences"] = _differences(runs, part, arguments.score)
+        shown = [_shown_difference(row) for row in data["differences"]]
+        text += [f"\nDifferences in {_words(arguments.score)}, on the same films", _table(shown)]
+    return Result(data, "\n".join(text))
+
+
+def _evaluated(run: "Run", part: str) -> dict[str, Any]:
+    from osteo_utils.evaluate import confusion
+    from osteo_utils.runs import probabilities
+
+    rows = run.predictions[run.predictions["part"] == part]
+    matrix = confusion(rows["label"], probabilities(rows).argmax(axis=1))
+    found = {"run": _title(run), "folder": run.folder, "split_hash": run.info["split_hash"]}
+    by_class = {
+        name: {score: run.metrics[part][f"{score}_{name.lower()}"] for score in CLASS_SCORES}
+        for name in CLASSES
+    }
+    return found | {
+        "scores": _scores(run, part),
+        "classes": by_class,
+        "confusion": {"rows": "true", "columns": "called", "counts": matrix.tolist()},
+    }
+
+
+def _report(found: Mapping[str, Any]) -> str:
+    scores = [{"score": _words(n), "value": _interval(s)} for n, s in found["scores"].items()]
+    classes = [
+        {"class": name} | {score: _interval(value) for score, value in each.items()}
+        for name, each in found["classes"].items()
+    ]
+    counts = found["confusion"]["counts"]
+    matrix = [
+        {"true class": name} | {f"called {c}": n for c, n in zip(CLASSES, row, strict=True)}
+        for name, row in zip(CLASSES, counts, strict=True)
+    ]
+    return "\n\n".join([f"\n{found['run']}", _table(scores), _table(classes), _table(matrix)])
+
+
+def _differences(runs: "Sequence[Run]", part: str, score: str) -> list[dict[str, Any]]:
+    """Every pair, first minus second; p-values corrected for their number."""
+    from osteo_utils.ensembles import aligned
+    from osteo_utils.evaluate import holm, paired_difference
+
+    rows = aligned(runs, part)
+    pairs = list(combinations(range(len(runs)), 2))
+    found = [
+        paired_difference(rows.labels, rows.members[a], rows.members[b], rows.groups, score)
+        for a, b in pairs
+    ]
+    adjusted = holm([each["p"] for each in found])
+    names = [_title(run) for run in runs]
+    return [
+        {"first": names[a], "second": names[b], "score": score, **each, "p_adjusted": float(p)}
+        for (a, b), each, p in zip(pairs, found, adjusted, strict=True)
+    ]
+
+
+def _shown_difference(row: Mapping[str, Any]) -> dict[str, str]:
+    p = f"{row['p']:.3f}", f"{row['p_adjusted']:.3f}"
+    shown = {"first": row["first"], "minus": row["second"], "difference": _interval(row, "+")}
+    return shown | {"p": p[0], "p (Holm)": p[1]}
+
+
+def _explain(arguments: argparse.Namespace) -> Result:
+    _load_keras()
+    from osteo_utils.runs import read_run
+
+    run = read_run(Path(arguments.run))
+    films, code = _films(arguments.images)
+    rows = _explained(run, films, arguments) if films else []
+    print(NOTICE, file=sys.stderr)
+    data = {"run": _title(run), "method": arguments.method, "maps": rows}
+    return Result(data, _table([_shown_map(row) for row in rows]), code)
+
+
+def _explained(
+    run: "Run", films: Sequence[Film], arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Make and write every map; a row for each film and branch."""
+    model, x = run.model(), _pixels(run, films)
+    p = model.predict(x, verbose=0)
+    called = p.argmax(axis=1)
+    target = called if arguments.target is None else [CLASSES.index(arguments.target)] * len(x)
+    branches = _maps(run, model, x, target, arguments)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for i, (film, stem) in enumerate(zip(films, _stems(films), strict=True)):
+        for branch, maps in branches.items():
+            name = f"{stem}.{branch}" if branch else stem
+            row = {"file": film.path, "called": CLASSES[called[i]], "p_called": p[i, called[i]]}
+            row |= {"target": CLASSES[target[i]], "branch": branch}
+            base = arguments.out / f"{name}.{arguments.method}"
+            rows.append(row | _write_map(film, maps[i], base, row, arguments.raw))
+    return rows
+
+
+def _maps(
+    run: "Run",
+    model: Any,  # noqa: ANN401
+    x: "npt.NDArray[np.uint8]",
+    target: Sequence[int],
+    arguments: argparse.Namespace,
+) -> "dict[str, npt.NDArray[np.float32]]":
+    """Raw maps by branch, "" for a network that has one; all NaN where the map is flat."""
+    from osteo_utils import gradcam
+    from osteo_utils.models import last_conv_layers
+
+    method = gradcam.METHODS[arguments.method]
+    layers: Mapping[str, str | None] = {"": arguments.layer}
+    if arguments.layer is None and arguments.method not in gradcam.PIXEL_METHODS:
+        layers = last_conv_layers(run.info["model"], run.info["image_size"])
+        layers = layers if len(layers) > 1 else {"": next(iter(layers.values()))}
+    with warnings.catch_warnings():  # a flat map is told in its own row
+        warnings.simplefilter("ignore", gradcam.CamWarning)
+        return {
+            branch: method(model, x, target=target, layer=layer, flat="nan")
+            for branch, layer in layers.items()
+        }
+
+
+def _write_map(
+    film: Film,
+    cam: "npt.NDArray[np.float32]",
+    base: Path,
+    facts: Mapping[str, Any],
+    raw: bool,
+) -> dict[str, Any]:
+    """Write the picture (and the array) of one map; where it peaks and what was written."""
+    import numpy as np
+
+    from osteo_utils.files import replace_file
+
+    if raw:
+        replace_file(base.with_name(f"{base.name}.npy"), lambda part: np.save(part, cam))
+    found: dict[str, Any] = {"raw": base.with_name(f"{base.name}.npy") if raw else None}
+    if np.isnan(cam).all():
+        return found | {"peak": None, "x": None, "y": None, "picture": None}
+    picture = base.with_name(f"{base.name}.png")
+    replace_file(picture, lambda part: _draw(film, cam, facts, part))
+    return found | _peak(film, cam) | {"picture": picture}
+
+
+def _draw(film: Film, cam: "npt.NDArray[np.float32]", facts: Mapping[str, Any], file: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")  # a file, never a window
+    from matplotlib import pyplot as plt
+
+    from osteo_utils.gradcam import resized
+    from osteo_utils.images import fit_square
+    from osteo_utils.plots import cam_grid
+
+    side = min(_LARGEST_PICTURE, max(film.image.shape))
+    title = f"map for {facts['target']}; called {facts['called']} {facts['p_called']:.2f}"
+    square = fit_square(film.image, side)
+    figure = cam_grid([square], resized(cam[None], side), [title], side=5)
+    figure.savefig(file, dpi=150, bbox_inches="tight")
+    plt.close(figure)
+
+
+def _peak(film: Film, cam: "npt.NDArray[np.float32]") -> dict[str, Any]:
+    """Value and place of the highest point, in pixels of the file; the square was padded."""
+    import numpy as np
+
+    (height, width), (rows, columns) = film.image.shape, cam.shape
+    row, column = np.unravel_index(int(np.nanargmax(cam)), cam.shape)
+    side = max(height, width)
+    x = (float(column) + 0.5) / columns * side - (side - width) // 2
+    y = (float(row) + 0.5) / rows * side - (side - height) // 2
+    place = {"x": min(max(x, 0.0), width - 1.0), "y": min(max(y, 0.0), height - 1.0)}
+    return {"peak": float(cam[row, column])} | {key: round(at) for key, at in place.items()}
+
+
+def _shown_map(row: Mapping[str, Any]) -> dict[str, Any]:
+    flat = "no map: nothing in this film speaks for the class"
+    peak = flat if row["peak"] is None else f"{row['peak']:.3g} at x {row['x']}, y {row['y']}"
+    shown = {"file": row["file"].name, "called": f"{row['called']} {row['p_called']:.2f}"}
+    shown |= {"branch": row["branch"]} if row["branch"] else {}
+    return shown | {"map for": row["target"], "peak": peak, "picture": row["picture"] or ""}
+
+
+def _predict(arguments: argparse.Namespace) -> Result:
+    _load_keras()
+    from osteo_utils.ensembles import soft_vote
+    from osteo_utils.runs import PROBABILITY_COLUMNS, read_run
+
+    paths = [Path(path) for path in arguments.paths]
+    runs = [read_run(path) for path in paths if path.is_dir()]
+    if not runs:
+        raise ValueError(f"{paths[0]}: expected a run folder first, found none; train a model")
+    if len(runs) == len(paths):
+        raise ValueError(f"{paths[-1]}: expected radiographs after the runs, found none")
+    films, code = _films([path for path in paths if not path.is_dir()])
+    members = [run.model().predict(_pixels(run, films), verbose=0) for run in runs if films]
+    p: Any = soft_vote(members) if films else []
+    rows = [
+        {"file": film.path, "called": CLASSES[each.argmax()]}
+        | dict(zip(PROBABILITY_COLUMNS, each.tolist(), strict=True))
+        | {"unlike_training": unlike}
+        for film, each, unlike in zip(films, p, _unlike_training(runs, films), strict=True)
+    ]
+    if arguments.out:
+        _write_csv(rows, arguments.out)
+    print(NOTICE, file=sys.stderr)
+    data = {"runs": [_title(run) for run in runs], "images": rows}
+    return Result(data, _table([_shown_answer(row) for row in rows]), code)
+
+
+def _unlike_training(runs: "Sequence[Run]", films: Sequence[Film]) -> list[bool | None]:
+    """Whether a film is unlike the training films of any run; None where no run can tell."""
+    from osteo_utils.novelty import FILE, REMARK, load_novelty
+
+    known = [run for run in runs if (run.folder / FILE).exists()]
+    if not (known and films):
+        return [None] * len(films)
+    flags = [load_novelty(run.folder).is_new(_pixels(run, films)) for run in known]
+    unlike = [any(each) for each in zip(*flags, strict=True)]
+    for film in (film for film, new in zip(films, unlike, strict=True) if new):
+        print(f"{film.path}: {REMARK}", file=sys.stderr)
+    return [bool(new) for new in unlike]
+
+
+def _shown_answer(row: Mapping[str, Any]) -> dict[str, str]:
+    shown = {key: f"{v:.3f}" if isinstance(v, float) else str(v) for key, v in row.items()}
+    unlike = shown.pop("unlike_training")
+    return shown | {"unlike training": {"True": "YES", "False": "no"}.get(unlike, "not checked")}
+
+
+def _export(arguments: argparse.Namespace) -> Result:
+    _load_keras()
+    _need("onnx", "onnxruntime", "tf2onnx")
+    from osteo_utils.export import describe, export_onnx
+    from osteo_utils.novelty import FILE, load_novelty
+    from osteo_utils.runs import read_run, write_json
+
+    run = read_run(Path(arguments.run))
+    films, code = _films(arguments.images)
+    if code:  # a comparison on fewer films than asked for is another comparison
+        return Result({}, "", code)
+    file = export_onnx(run, _pixels(run, films or _phantoms()), arguments.out)
+    novelty = load_novelty(run.folder) if (run.folder / FILE).exists() else None
+    description, about = file.with_suffix(".json"), describe(run, file, novelty)
+    write_json(description, {"class_names": list(CLASSES), **about})
+    data = {"run": _title(run), "file": file, "description": description, "bytes": about["bytes"]}
+    told = f"{file} ({about['bytes'] / 1e6:.1f} MB) agrees with Keras\n{description}"
+    return Result(data, told)
+
+
+def _need(*packages: str) -> None:
+    from importlib.util import find_spec
+
+    if missing := [name for name in packages if find_spec(name) is None]:
+        needed, absent = ", ".join(packages), " ".join(missing)
+        raise ValueError(f"export: expected {needed}, found no {absent}; pip install {absent}")
+
+
+def _phantoms() -> list[Film]:
+    """Knees from strong to frail, so that the answers differ."""
+    import numpy as np
+
+    from osteo_utils.phantom import simulate_knee
+
+    t_scores = np.linspace(1, -4, 11)
+    knees = (simulate_knee(t, np.random.default_rng(i), 256) for i, t in enumerate(t_scores))
+    return [Film(Path(f"phantom {i}"), knee.image) for i, knee in enumerate(knees)]
+
+
+# ---------------------------------------------------------------------------------------------
+# Films and models
+
+
+def _films(paths: Sequence[str | Path]) -> tuple[list[Film], int]:
+    """The films that can be read, and the exit code; what is wrong with the others is told."""
+    from osteo_utils.images import ImageError, read_image
+
+    films, code = [], 0
+    for path in map(Path, paths):
+        try:
+            films.append(Film(path, read_image(path)))
+        except ImageError as error:
+            code = _complain(error)
+    return films, code
+
+
+def _pixels(run: "Run", films: Sequence[Film]) -> "npt.NDArray[np.uint8]":
+    """What the model of a run sees: uint8 (n, size, size, 1), as in its training."""
+    import numpy as np
+
+    from osteo_utils.images import fit_square
+
+    size = run.info["image_size"]
+    return np.stack([fit_square(film.image, size) for film in films])[..., None]
+
+
+def _stems(films: Sequence[Film]) -> list[str]:
+    """A name for each film; the second `knee` is `knee-2`."""
+    stems: list[str] = []
+    for film in films:
+        earlier = sum(other.path.stem == film.path.stem for other in films[: len(stems)])
+        stems.append(f"{film.path.stem}-{earlier + 1}" if earlier else film.path.stem)
+    return stems
+
+
+def _load_keras() -> None:
+    """Import Keras without the lines that TensorFlow writes past Python when it starts."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import keras  # noqa: F401
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+# ---------------------------------------------------------------------------------------------
+# Words, tables, JSON, errors
+
+
+def _title(run: "Run") -> str:
+    return f"{run.info['model']}/seed{run.info['seed']}"
+
+
+def _scores(run: "Run", part: str) -> dict[str, dict[str, float]]:
+    return {name: run.metrics[part][name] for name in SCORES}
+
+
+def _words(score: str) -> str:
+    return WORDS.get(score, score.replace("_", " "))
+
+
+def _interval(score: Mapping[str, Any], sign: str = "") -> str:
+    """`0.82 (0.75 to 0.88)`; a value that could not be measured is said to be so."""
+    value, low, high = (score[key] for key in ("value", "low", "high"))
+    if value is None or math.isnan(value):
+        return "not measurable"
+    if low is None or high is None or math.isnan(low + high):
+        return f"{value:{sign}.2f} (no interval)"
+    return f"{value:{sign}.2f} ({low:{sign}.2f} to {high:{sign}.2f})"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows in columns, words to the left and numbers to the right; "" for what is not known."""
+    if not rows:
+        return "(none)"
+    cells = [[*rows[0]], *([_cell(row[key]) for key in rows[0]] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    right = [isinstance(value, int | float) for value in rows[0].values()]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in cells
+    )
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _records(table: "pd.DataFrame") -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def _write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
+    import pandas as pd
+
+    from osteo_utils.files import replace_file
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(rows)
+    replace_file(file, lambda part: table.to_csv(part, index=False))
+
+
+def _as_json(data: Mapping[str, Any]) -> str:
+    return json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """What JSON knows: a number that is none becomes null, a path its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def _complain(problem: object, code: int = 1) -> int:
+    """One line on stderr, whatever is in the message; the exit code comes back."""
+    if isinstance(problem, OSError) and problem.filename and problem.strerror:
+        problem = f"{problem.filename}: {problem.strerror}"
+    print("osteo: error:", " ".join(str(problem).split()), file=sys.stderr, flush=True)
+    return code
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether the message is for the reader: the package's or the system's. Else it is a bug."""
+    if isinstance(error, OSError) or type(error).__module__.startswith("osteo_utils."):
+        return True
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    ours = raised_in.parent == Path(__file__).parent
+    return type(error) is ValueError and ours and "expected" in str(error)
+
+
+class _NoTerminal:
+    """A stream that says it is no terminal: progress bars then keep still."""
+
+    def __init__(self, stream: Any) -> None:  # noqa: ANN401
+        self.stream = stream
+
+    def isatty(self) -> bool:
+        return False
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def _notes_on_stderr(quiet: bool) -> Iterator[None]:
+    """In this block what is printed goes to stderr, or nowhere; stdout is for the result."""
+    if not quiet:
+        with redirect_stdout(sys.stderr):
+            yield
+        return
+    still: Any = _NoTerminal(sys.stderr)
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(still):
+        yield

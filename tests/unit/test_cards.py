@@ -1,0 +1,285 @@
+"""Cards: every number from the run, no field empty."""
+
+import json
+import re
+import shutil
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from osteo_utils import cards
+from osteo_utils.audit import Audit, write_audit
+from osteo_utils.cards import CardError, model_card, read_findings, saliency_card, write_cards
+from osteo_utils.evaluate import bootstrap, temperature, tempered
+from osteo_utils.gradcam import METHODS
+from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.runs import PROBABILITY_COLUMNS, RunError, read_run, write_run
+from osteo_utils.splits import split_hash, write_split
+
+RESAMPLES = 50  # of the profile smoke
+
+
+def films():
+    """Eighteen films, six in each part; site A has the even ones, C the odd ones of class 2."""
+    labels = [0, 0, 1, 1, 2, 2] * 3
+    return pd.DataFrame(
+        {
+            "path": [f"{i}.png" for i in range(18)],
+            "label": labels,
+            "group": list(range(18)),
+            "part": np.repeat(["train", "validation", "test"], 6),
+            "sha256": [f"{i:064d}" for i in range(18)],
+            "site": ["C" if label == 2 and i % 2 else "A" for i, label in enumerate(labels)],
+        }
+    )
+
+
+def audit_of(table, site):
+    keep = [*[True] * 18, False]
+    blank = ("patient", "side", "mode", "problem", "reason", "format", "extension")
+    copy = table.iloc[:1].assign(path="copy.png")
+    images = (
+        pd.concat([table, copy]).drop(columns="part").assign(keep=keep, **dict.fromkeys(blank, ""))
+    )
+    images = images if site else images.assign(site="")
+    nothing = pd.DataFrame({"kind": []})
+    return Audit(images, nothing, nothing, nothing)
+
+
+def a_run(folder, table, seed, **changes):
+    rows = table[table["part"] != "train"][["path", "group", "part", "label"]]
+    called = rows["label"].where(rows["path"] != "14.png", 0)  # one Osteopenia of the test part
+    p = (0.1 + 0.7 * np.eye(3))[called]
+    rows = rows.assign(**dict(zip(PROBABILITY_COLUMNS, p.T, strict=True)))
+    metrics = {}
+    for part, each in rows.groupby("part"):
+        found = bootstrap(each["label"], each[list(PROBABILITY_COLUMNS)], each["group"], RESAMPLES)
+        metrics[part] = json.loads(found.to_json(orient="index"))
+    info = {"class_names": list(CLASS_NAMES), "model": "custom_cnn", "preprocessing": "0..1"}
+    info |= {"image_size": 96, "seed": seed, "split_hash": split_hash(table)}
+    info |= {"corpus": "simulated", "profile": "smoke", "epochs_run": 8, "best_epoch": 7}
+    info |= {"batch_size": 16, "seconds": 123.4, "device": "cpu", "parameters": 393219}
+    info |= {"precision": "float32", "weights": None, "finished": "2026-01-02T03:04:05+00:00"}
+    info |= {"versions": {"keras": "3.15.1"}}
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="softmax")])
+    history = pd.DataFrame({"epoch": [1], "loss": [1.0]})
+    return write_run(folder, info | changes, model, rows, metrics, history)
+
+
+def saliency_of(model="custom_cnn"):
+    rows = [
+        {
+            "method": method,
+            "model": model,
+            "metric": metric,
+            "value": value,
+            "low": 0.1,
+            "high": 0.9,
+        }
+        for value, method in enumerate(METHODS, start=31)
+        for metric in ("pointing_game", "share_inside")
+    ]
+    return pd.DataFrame(rows).assign(value=lambda table: table["value"] / 100)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "simulated" / "smoke"
+    folder.mkdir(parents=True)
+    write_split(films().drop(columns="site"), folder / "split.csv")
+    write_audit(audit_of(films(), True), folder)
+    saliency_of().to_csv(folder / "saliency.csv", index=False)
+    for seed in (0, 1):
+        a_run(folder / "custom_cnn" / f"seed{seed}", films(), seed)
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    """A copy of everything that a test may change."""
+    return shutil.copytree(made, tmp_path / "runs" / "simulated" / "smoke")
+
+
+def card(folder):
+    runs = [read_run(folder / "custom_cnn" / f"seed{seed}") for seed in (0, 1)]
+    return model_card(runs, read_findings(folder))
+
+
+def section(page, title):
+    return page.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def change(file, edit):
+    content = json.loads(file.read_text())
+    edit(content)
+    file.write_text(json.dumps(content))
+
+
+def test_a_card_has_every_field_and_says_what_the_run_says(folder):
+    page = card(folder)
+    titles = re.findall(r"^## (.*)$", page, re.MULTILINE)
+    assert titles == [
+        *("Use and misuse", "Model", "Data", "Scores", "By class", "By site", "Calibration"),
+        *("Saliency", "Limits", "Licence", "Cost"),
+    ]
+    assert page.startswith("# Model card: Custom CNN\n\n:::{warning}")
+    assert "393,219" in section(page, "Model")
+    assert split_hash(films()) in section(page, "Data")
+    assert "Of 19 files the audit" in section(page, "Data")
+    assert "kept 18 and set 1 aside" in section(page, "Data")
+    assert "| train | 2 | 2 | 2 | 6 |" in section(page, "Data")
+    assert "| accuracy | 0.83 (" in section(page, "Scores")  # five of six
+    assert "| Osteopenia | 2 | 1.00 (" in section(page, "By class")
+    assert "weakest on Osteopenia: recall 0.50" in section(page, "Limits")
+    assert "its scores mean nothing" in section(page, "Limits")
+    assert "| 0 | 123 | 8 | cpu | float32 |" in section(page, "Cost")
+
+
+def test_scores_by_site_are_those_of_its_films(folder):
+    text = section(card(folder), "By site")
+    # Test films of site C: one Osteoporosis, rightly called. Site A: 5 films, one of them wrong.
+    assert "| C | 0, 0, 1 | 1.00 (1.00 to 1.00) | not measurable |" in text
+    assert "| A | 2, 2, 1 | 0.80 (" in text
+
+
+def test_a_corpus_without_sites_says_so(folder):
+    write_audit(audit_of(films(), False), folder)
+    assert "does not say at which site" in section(card(folder), "By site")
+
+
+def test_calibration_is_fitted_on_validation_and_told_of_the_test_part(folder):
+    run = read_run(folder / "custom_cnn" / "seed0")
+    parts = dict(list(run.predictions.groupby("part")))
+    p = {part: rows[list(PROBABILITY_COLUMNS)].to_numpy() for part, rows in parts.items()}
+    t = temperature(parts["validation"]["label"], p["validation"])
+    test = parts["test"]
+    after = bootstrap(test["label"], tempered(p["test"], t), test["group"], RESAMPLES, 0).loc["ece"]
+    text = section(card(folder), "Calibration")
+    assert f"is {t:.2f}: before it, the probabilities were too shy" in text
+    assert f"is {after['value']:.2f} ({after['low']:.2f} to {after['high']:.2f})" in text
+    assert "**0.03 (" in text  # 0.8 said, five of six right
+
+
+@pytest.mark.parametrize(
+    ("score", "title"),
+    [
+        ("balanced_accuracy", "Scores"),
+        ("recall_normal", "By class"),
+        ("specificity_osteoporosis", "By class"),
+        ("ece", "Calibration"),
+    ],
+)
+def test_a_number_changed_in_the_run_changes_on_the_page(folder, score, title):
+    before = section(card(folder), title)
+    new = {"value": 0.4321, "low": 0.1234, "high": 0.8765}
+    file = folder / "custom_cnn" / "seed0" / "metrics.json"
+    change(file, lambda metrics: metrics["test"].update({score: new}))
+    after = section(card(folder), title)
+    assert "0.43 (0.12 to 0.88)" not in before
+    assert "0.43 (0.12 to 0.88)" in after
+
+
+def test_a_score_that_could_not_be_measured_is_no_empty_field(folder):
+    file = folder / "custom_cnn" / "seed0" / "metrics.json"
+    nothing = dict.fromkeys(("value", "low", "high"))
+    change(file, lambda metrics: metrics["test"].update({"recall_osteopenia": nothing}))
+    page = card(folder)
+    assert "not measurable" in section(page, "By class")
+    assert "weakest on Normal" in section(page, "Limits")
+
+
+@pytest.mark.parametrize(
+    ("key", "field"),
+    [
+        ("seconds", "cost"),
+        ("device", "cost"),
+        ("finished", "model"),
+        ("versions", "model"),
+        ("corpus", "data"),
+    ],
+)
+@pytest.mark.parametrize("value", [None, ""])
+def test_an_empty_fact_is_refused_with_field_and_run(folder, key, field, value):
+    file = folder / "custom_cnn" / "seed0" / "run.json"
+    change(file, lambda info: info.update({key: value}))
+    with pytest.raises(CardError, match=f"'{field}'.*'{key}'") as caught:
+        write_cards(folder, folder / "cards")
+    assert str(folder / "custom_cnn" / "seed0") in str(caught.value)
+    assert not (folder / "cards").exists()
+
+
+def test_a_missing_score_or_an_empty_text_is_refused(folder, monkeypatch):
+    file = folder / "custom_cnn" / "seed0" / "metrics.json"
+    change(file, lambda metrics: metrics["test"].pop("f1_macro"))
+    with pytest.raises(CardError, match=r"'scores'.*'f1_macro'"):
+        card(folder)
+    monkeypatch.setattr(cards, "_overall", lambda runs: " ")
+    with pytest.raises(CardError, match=r"seed0: expected the field 'Scores' .* empty"):
+        card(folder)
+
+
+def test_without_the_figures_of_chapter_19_there_are_no_cards(folder):
+    (folder / "saliency.csv").unlink()
+    with pytest.raises(CardError, match=r"'saliency'.*run chapter 19 first"):
+        write_cards(folder, folder / "cards")
+
+
+def test_saliency_of_a_model_is_measured_or_said_not_to_be(folder):
+    assert "| Grad-CAM | 0.31 (0.10 to 0.90) | 0.31 (" in section(card(folder), "Saliency")
+    saliency_of("mobilenet_v2").to_csv(folder / "saliency.csv", index=False)
+    text = section(card(folder), "Saliency")
+    assert "were not measured" in text
+    assert "those of MobileNetV2" in text
+
+
+def test_every_method_has_a_card_with_its_figures():
+    assert list(cards.KNOWN) == list(METHODS)
+    figures = saliency_of()
+    for value, method in enumerate(METHODS, start=31):
+        page = saliency_card(method, figures)
+        assert f"| Custom CNN | 0.{value} (0.10 to 0.90) |" in section(page, "Measured here")
+        assert "| model | pointing game | share inside |" in page
+        assert "{cite}`" in section(page, "Idea")
+        assert len(re.findall(r"^## ", page, re.MULTILINE)) == 6
+    with pytest.raises(CardError, match="'measured here'"):
+        saliency_card("occlusion", figures[figures["method"] != "occlusion"])
+
+
+def test_a_metric_that_one_model_lacks_is_said_not_to_be_measured():
+    one, two = saliency_of(), saliency_of("mobilenet_v2")
+    figures = pd.concat([one, two[two["metric"] == "share_inside"]])
+    page = saliency_card("grad_cam", figures)
+    assert "| MobileNetV2 | not measured | 0.31 (" in page
+
+
+def test_all_pages_are_written_and_linked(folder, tmp_path):
+    pages = write_cards(folder, tmp_path / "new" / "cards")
+    names = [page.name for page in pages]
+    assert names == ["index.md", "model_custom_cnn.md", *(f"saliency_{m}.md" for m in METHODS)]
+    index = pages[0].read_text("utf-8")
+    assert [name for name in names[1:] if f"({name})" not in index] == []
+    assert "| [Custom CNN](model_custom_cnn.md) | 96 | 393,219 | 0.83 (" in index
+    for page in pages:
+        text = page.read_text("utf-8")
+        assert "not a medical device" in text
+        assert "diagnos" not in text
+        assert "nan" not in re.findall(r"\w+", text)
+    assert sorted(p.name for p in pages[0].parent.iterdir()) == sorted(names)
+
+
+def test_a_run_on_another_split_is_refused(folder):
+    file = folder / "custom_cnn" / "seed1" / "run.json"
+    change(file, lambda info: info.update(split_hash="b" * 64))
+    with pytest.raises(RunError, match="expected a run on the split"):
+        write_cards(folder, folder / "cards")
+
+
+def test_every_citation_is_in_the_bibliography():
+    from pathlib import Path
+
+    root = Path(__file__).resolve().parents[2]
+    known = set(re.findall(r"^@\w+\{(\w+),", (root / "book/references.bib").read_text(), re.M))
+    text = Path(cards.__file__).read_text("utf-8")
+    assert set(re.findall(r"\{cite\}`(\w+)`", text)) <= known

@@ -1,0 +1,416 @@
+"""The command line, called as a function; once as a process of its own."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from osteo_utils import cli, course, export, gradcam, models, runs
+from osteo_utils.cli import main
+from osteo_utils.evaluate import bootstrap
+from osteo_utils.images import fit_square, read_image
+from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.novelty import fit_novelty
+from osteo_utils.runs import PROBABILITY_COLUMNS, write_run
+
+COMMANDS = ("corpus", "audit", "train", "evaluate", "explain", "predict", "export")
+LABELS = [0, 0, 1, 1, 2, 2]
+
+
+@pytest.fixture(scope="module")
+def make_run(tmp_path_factory):
+    """Finished runs of a small, untrained Custom CNN; both parts have the films of LABELS."""
+    home = tmp_path_factory.mktemp("runs") / "simulated" / "smoke" / "custom_cnn"
+
+    def make(seed, called, split_hash="a" * 64):
+        p = (0.1 + 0.7 * np.eye(3))[called]
+        films = {
+            "path": [f"{i}.png" for i in range(6)],
+            "group": [f"g{i}" for i in range(6)],
+            "label": LABELS,
+        }
+        rows = pd.DataFrame(films).assign(**dict(zip(PROBABILITY_COLUMNS, p.T, strict=True)))
+        predictions = pd.concat([rows.assign(part=part) for part in ("validation", "test")])
+        scores = bootstrap(rows["label"], p, rows["group"], 50)
+        metrics = json.loads(scores.to_json(orient="index"))
+        info = {"class_names": list(CLASS_NAMES), "model": "custom_cnn", "preprocessing": "0..1"}
+        info |= {"image_size": 32, "seed": seed, "split_hash": split_hash, "corpus": "simulated"}
+        info |= {"profile": "smoke", "epochs_run": 2, "best_epoch": 1, "seconds": 3.0}
+        info |= {"device": "cpu", "parameters": 11}
+        history = pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5]})
+        model = models.build("custom_cnn", 32, seed=seed)
+        both = {"validation": metrics, "test": metrics}
+        return write_run(home / f"seed{seed}", info, model, predictions, both, history)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def perfect(make_run):
+    return make_run(0, LABELS)
+
+
+@pytest.fixture(scope="module")
+def flawed(make_run):
+    """Calls one Osteopenia of two Normal."""
+    return make_run(1, [0, 0, 0, 1, 2, 2])
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """A wide and a square film."""
+    folder = tmp_path_factory.mktemp("films")
+    rng = np.random.default_rng(0)
+    for name, shape in (("wide", (40, 80)), ("square", (64, 64))):
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(folder / f"{name}.png")
+    return [folder / "wide.png", folder / "square.png"]
+
+
+@pytest.fixture
+def call(capsys):
+    """Call a command with --json: exit code, what came back, what stderr says."""
+
+    def called(*arguments):
+        code = main([*map(str, arguments), "--json"])
+        said = capsys.readouterr()
+        return code, json.loads(said.out) if said.out else None, said.err
+
+    return called
+
+
+@pytest.fixture
+def failing(capsys):
+    """Call a command that must fail: the one line on stderr."""
+
+    def failed(*arguments):
+        assert main(list(map(str, arguments))) == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        lines = [line for line in said.err.splitlines() if line.startswith("osteo: error:")]
+        assert len(lines) == 1
+        return lines[0]
+
+    return failed
+
+
+# ---------------------------------------------------------------------------------------------
+# The frame
+
+
+def test_the_lists_of_the_help_are_those_of_the_registries():
+    assert list(cli.MODELS) == list(models.ARCHITECTURES)
+    assert list(cli.METHODS) == list(gradcam.METHODS)
+    assert cli.CLASSES == CLASS_NAMES
+    assert tuple(cli._TEXTS) == COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    said = capsys.readouterr().out
+    assert left.value.code == 0
+    assert f"osteo {command} " in said.split("example")[1]
+    assert "writes:" in said
+    assert max(map(len, said.splitlines())) <= 105
+
+
+def test_help_needs_no_heavy_library():
+    code = "import sys; from osteo_utils.cli import build_parser; build_parser().format_help();"
+    code += "print(sorted({'keras', 'tensorflow', 'numpy', 'pandas'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_as_a_process_an_error_is_one_line_and_the_exit_code_1(tmp_path):
+    command = [sys.executable, "-m", "osteo_utils", "corpus", str(tmp_path / "none"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("osteo: error: corpus ")
+    assert done.stderr.count("\n") == 1
+    assert "expected 'simulated', 'kaggle', or the path of a folder or zip, found" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong", [[], ["fly"], ["train"], ["corpus", "--profile", "huge"], ["evaluate", "--json"]]
+)
+def test_wrong_usage_is_2(wrong, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(wrong)
+    assert left.value.code == 2
+    assert "usage: osteo" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_130_and_a_bug_keeps_its_trace(monkeypatch, capsys):
+    def raising(error):
+        def read(*_):
+            raise error
+
+        return read
+
+    monkeypatch.setattr(runs, "read_run", raising(KeyboardInterrupt()))
+    assert main(["evaluate", "x"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    monkeypatch.setattr(runs, "read_run", raising(ValueError("expected by nobody")))
+    with pytest.raises(ValueError, match="by nobody"):
+        main(["evaluate", "x"])
+
+
+def test_a_message_of_the_system_names_the_file(perfect, films, tmp_path, failing):
+    (tmp_path / "taken").write_text("")
+    line = failing("predict", perfect.folder, films[0], "--out", tmp_path / "taken" / "a.csv")
+    assert line == f"osteo: error: {tmp_path / 'taken'}: File exists"
+
+
+def test_quiet_leaves_nothing_but_the_result(simulated, tmp_path, capsys):
+    command = ["audit", str(simulated), "--profile", "smoke", "--runs", str(tmp_path / "runs")]
+    assert main([*command, "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert said.out.startswith("Files: ")
+    assert (tmp_path / "runs" / "simulated" / "smoke" / "audit.csv").exists()
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert "profile smoke" in said.err
+    assert said.out.startswith("Files: ")
+
+
+def test_json_knows_no_nan():
+    data = {"a": np.float64("nan"), "b": (np.int64(3), Path("x")), "c": [None, True]}
+    found = json.loads(cli._as_json(data))
+    assert found == {"a": None, "b": [3, "x"], "c": [None, True]}
+
+
+# ---------------------------------------------------------------------------------------------
+# The commands
+
+
+def test_corpus_counts_the_files(simulated, call):
+    code, found, _ = call("corpus", simulated)
+    listed = [p for p in (simulated / "OS Collected Data").rglob("*") if p.is_file()]
+    by_class = {name: sum(p.parent.name == name for p in listed) for name in CLASS_NAMES}
+    assert code == 0
+    assert found["files"] == len(listed)
+    assert {row["class"]: row["files"] for row in found["classes"]} == by_class
+    assert [row["unreadable"] for row in found["classes"]] == [0, 0, 0]
+    assert found["best_possible"]["balanced_accuracy"] == pytest.approx(0.91, abs=0.005)
+
+
+def test_corpus_of_films_alone_has_no_best_score(films, tmp_path, capsys):
+    for name in CLASS_NAMES:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(films[0].read_bytes())
+    (tmp_path / "Normal" / "b.png").write_bytes(b"no picture")
+    assert main(["corpus", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "best possible scores are not known" in said
+    assert said.splitlines()[2].split()[:3] == ["Normal", "2", "1"]
+
+
+def test_audit_writes_its_tables_where_it_is_told(simulated, tmp_path, call):
+    code, found, _ = call("audit", simulated, "--out", tmp_path / "new" / "audit")
+    assert code == 0
+    images = pd.read_csv(tmp_path / "new" / "audit" / "audit.csv")
+    assert found["counts"]["files"] == len(images)
+    assert found["counts"]["kept"] == images["keep"].sum()
+    assert {row["kind"] for row in found["against_truth"]} >= {"byte copies", "label conflicts"}
+    assert not (tmp_path / "runs").exists()
+
+
+def test_train_hands_over_to_the_course(simulated, perfect, monkeypatch, tmp_path, call):
+    asked = []
+
+    def train_model(opened, model):
+        asked.append((opened.profile.name, opened.seed, opened.root, opened.runs, model))
+        return perfect
+
+    monkeypatch.setattr(course, "train_model", train_model)
+    home = ("--corpus", simulated, "--profile", "smoke", "--seed", 3, "--runs", tmp_path / "runs")
+    code, found, notes = call("train", "custom_cnn", *home)
+    assert code == 0
+    assert asked == [("smoke", 3, simulated, tmp_path / "runs", "custom_cnn")]
+    assert found["folder"] == str(perfect.folder)
+    assert found["metrics"]["test"]["accuracy"]["value"] == 1
+    assert "profile smoke" in notes
+
+
+def test_train_names_the_models(tmp_path, failing):
+    line = failing("train", "custom", "--runs", tmp_path / "runs")
+    assert "expected one of custom_cnn, alexnet" in line
+    assert not (tmp_path / "corpora").exists()
+
+
+def test_evaluate_tells_scores_and_the_paired_difference(perfect, flawed, call):
+    code, found, _ = call("evaluate", perfect.folder, flawed.folder)
+    assert code == 0
+    first, second = found["runs"]
+    assert first["scores"]["balanced_accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert second["confusion"]["counts"] == [[2, 0, 0], [1, 1, 0], [0, 0, 2]]
+    assert second["scores"]["accuracy"]["value"] == pytest.approx(5 / 6)
+    assert second["classes"]["Osteopenia"]["recall"]["value"] == 0.5
+    [difference] = found["differences"]
+    assert (difference["first"], difference["second"]) == ("custom_cnn/seed0", "custom_cnn/seed1")
+    assert difference["value"] == pytest.approx(1 / 6)  # of three recalls one is halved
+    assert 0 == difference["low"] < difference["high"] <= 0.34  # at worst both are wrong
+    assert difference["p_adjusted"] == difference["p"]
+
+
+def test_evaluate_as_text(perfect, flawed, capsys):
+    assert main(["evaluate", str(flawed.folder), "--part", "validation"]) == 0
+    said = capsys.readouterr().out
+    assert "accuracy                    0.83 (" in said
+    assert "Osteopenia                1                  1                    0" in said
+    assert "Differences" not in said
+
+
+def test_evaluate_refuses_runs_of_two_splits(perfect, make_run, failing):
+    other = make_run(2, LABELS, "b" * 64)
+    assert "expected the split of" in failing("evaluate", perfect.folder, other.folder)
+
+
+def answers(run, paths):
+    x = np.stack([fit_square(read_image(path), 32) for path in paths])[..., None]
+    return run.model().predict(x, verbose=0)
+
+
+def test_predict_is_what_the_model_says(perfect, films, tmp_path, call):
+    file = tmp_path / "new" / "a.csv"
+    code, found, notes = call("predict", perfect.folder, *films, "--out", file)
+    wanted = answers(perfect, films)
+    assert code == 0
+    assert "not a medical device" in notes
+    p = [[row[name] for name in PROBABILITY_COLUMNS] for row in found["images"]]
+    np.testing.assert_allclose(p, wanted, atol=1e-6)
+    assert [row["called"] for row in found["images"]] == [
+        CLASS_NAMES[each] for each in wanted.argmax(axis=1)
+    ]
+    written = pd.read_csv(file)
+    assert written["file"].tolist() == list(map(str, films))
+    np.testing.assert_allclose(written[list(PROBABILITY_COLUMNS)], wanted, atol=1e-6)
+
+
+def test_several_runs_vote_and_a_bad_file_is_left_out(perfect, flawed, films, tmp_path, call):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    code, found, notes = call("predict", perfect.folder, flawed.folder, bad, films[1])
+    assert code == 1
+    assert f"osteo: error: {bad}: expected an image" in notes
+    [row] = found["images"]
+    wanted = (answers(perfect, films[1:]) + answers(flawed, films[1:]))[0] / 2
+    np.testing.assert_allclose([row[name] for name in PROBABILITY_COLUMNS], wanted, atol=1e-6)
+    assert found["runs"] == ["custom_cnn/seed0", "custom_cnn/seed1"]
+
+
+def test_predict_says_what_is_unlike_the_training_films(perfect, flawed, films, tmp_path, capsys):
+    film, rng = fit_square(read_image(films[0]), 32).astype(int), np.random.default_rng(0)
+    noisy = np.clip(film + rng.integers(-20, 21, (40, 32, 32)), 0, 255).astype(np.uint8)
+    known = [*noisy, film.astype(np.uint8)]
+    folder = shutil.copytree(perfect.folder, tmp_path / "seed0")
+    fit_novelty(known, known).save(folder)
+    arguments = ["predict", str(flawed.folder), str(folder), *map(str, films), "--quiet"]
+    assert main([*arguments, "--json"]) == 0
+    said = capsys.readouterr()
+    rows = json.loads(said.out)["images"]
+    assert [row["unlike_training"] for row in rows] == [False, True]
+    assert f"{films[1]}: This film is unlike" in said.err
+    assert str(films[0]) not in said.err
+    assert main(["predict", str(flawed.folder), str(films[0])]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("not checked")
+
+
+def test_predict_needs_a_run_and_a_film(perfect, films, tmp_path, failing):
+    assert "expected a run folder first" in failing("predict", films[0])
+    assert "expected radiographs after the runs" in failing("predict", perfect.folder)
+    assert "expected a finished run" in failing("predict", tmp_path, films[0])
+
+
+@pytest.fixture
+def fake_map(monkeypatch):
+    """A method whose map of the first film peaks in one cell; that of the second is flat."""
+    seen = []
+
+    def method(model, images, target=None, layer=None, flat="raise"):
+        seen.append((images.shape, list(target), layer, flat))
+        maps = np.zeros((len(images), 4, 4), np.float32)
+        maps[0, 2, 3] = 7
+        maps[1:] = np.nan
+        return maps
+
+    monkeypatch.setitem(gradcam.METHODS, "layer_cam", method)
+    return seen
+
+
+def test_explain_says_where_the_map_peaks(fake_map, perfect, films, tmp_path, call):
+    out = tmp_path / "maps"
+    more = ("--method", "layer_cam", "--target", "osteopenia", "--out", out, "--raw")
+    code, found, _ = call("explain", perfect.folder, *films, *more)
+    assert code == 0
+    assert fake_map == [((2, 32, 32, 1), [1, 1], "block5_relu", "nan")]
+    wide, square = found["maps"]
+    # Cell (2, 3) of 4 x 4 has its centre at x 70, y 50 of an 80 x 80 square; the film of 40 rows
+    # lies 20 rows below its top.
+    assert (wide["peak"], wide["x"], wide["y"]) == (7, 70, 30)
+    assert wide["target"] == "Osteopenia"
+    assert (square["peak"], square["picture"]) == (None, None)
+    assert sorted(p.name for p in out.iterdir()) == [
+        "square.layer_cam.npy",
+        "wide.layer_cam.npy",
+        "wide.layer_cam.png",
+    ]
+    assert np.load(wide["raw"])[2, 3] == 7
+
+
+def test_explain_makes_a_real_map_and_names_an_unknown_layer(perfect, films, tmp_path, call):
+    code, found, _ = call("explain", perfect.folder, films[1], "--out", tmp_path)
+    assert code == 0
+    [row] = found["maps"]
+    x = fit_square(read_image(films[1]), 32)[None, ..., None]
+    cam = gradcam.grad_cam(perfect.model(), x, layer="block5_relu")[0]
+    assert row["peak"] == pytest.approx(float(cam.max()), rel=1e-4)
+    picture = np.asarray(Image.open(row["picture"]).convert("RGB"))
+    assert picture.std() > 10
+    code, found, notes = call("explain", perfect.folder, films[1], "--layer", "nowhere")
+    assert (code, found) == (1, None)
+    assert "block5_relu" in notes
+
+
+def test_explain_tells_two_films_of_one_name_apart(films, tmp_path):
+    other = tmp_path / "wide.jpg"
+    loaded = [cli.Film(path, np.zeros((2, 2), np.uint8)) for path in (*films, other)]
+    assert cli._stems(loaded) == ["wide", "square", "wide-2"]
+
+
+def test_export_compares_on_the_films_it_is_given(perfect, films, tmp_path, monkeypatch, call):
+    compared = []
+
+    def export_onnx(run, images, folder):
+        compared.append(images)
+        folder.mkdir()
+        file = folder / "custom_cnn-0123456789ab.onnx"
+        file.write_bytes(b"12345")
+        return file
+
+    monkeypatch.setattr(export, "export_onnx", export_onnx)
+    code, found, _ = call("export", perfect.folder, *films, "--out", tmp_path / "new")
+    assert code == 0
+    np.testing.assert_array_equal(compared[0][1, ..., 0], fit_square(read_image(films[1]), 32))
+    assert found["bytes"] == 5
+    about = json.loads(Path(found["description"]).read_text())
+    assert about["class_names"] == list(CLASS_NAMES)
+    assert about["file"] == "custom_cnn-0123456789ab.onnx"
+
+
+def test_export_says_which_package_is_missing(perfect, monkeypatch, failing):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnx" else name)
+    assert "found no onnx; pip install onnx" in failing("export", perfect.folder)
+
+
+def test_a_table_lines_up():
+    rows = [{"name": "a", "n": 1, "x": None}, {"name": "long", "n": 1200, "x": "y"}]
+    assert cli._table(rows).splitlines() == ["name      n  x", "a         1", "long  1,200  y"]
