@@ -31,12 +31,16 @@ CHAPTERS = {
     "16_nine_pairs": ["05_measuring_a_classifier"],
     "17_comparison": ["05_measuring_a_classifier"],
     "18_where_does_it_look": ["03_splitting_without_leaking"],
+    "19_can_you_trust_a_heatmap": ["03_splitting_without_leaking"],
     "20_leakage_laboratory": ["02_data_audit"],
     "21_real_radiographs": ["02_data_audit"],
+    "22_try_your_own": ["03_splitting_without_leaking"],
 }
 
 MODELS = ["custom_cnn", "alexnet", "vgg16", "vgg19", "resnet50", "inception_v3", "xception"]
 MODELS += ["densenet121", "mobilenet_v2", "late_fusion"]
+
+OFFERED = ["custom_cnn", "mobilenet_v2"]  # to readers who try their own film
 
 # A chapter, and the models whose runs it reads: trained before it, side by side.
 TRAINED = {
@@ -52,7 +56,9 @@ TRAINED = {
     "15_late_fusion": ["late_fusion", "vgg16", "inception_v3"],
     "16_nine_pairs": MODELS,
     "17_comparison": MODELS,
-    "18_where_does_it_look": ["custom_cnn", "mobilenet_v2"],
+    "18_where_does_it_look": MODELS,
+    "19_can_you_trust_a_heatmap": MODELS,
+    "22_try_your_own": OFFERED,
 }
 
 # A fusion, and the members whose runs it starts from where its recipe says so.
@@ -145,6 +151,26 @@ rule train:
         " {wildcards.seed} 2> {log} || (tail -n 20 {log}; exit 1)"
 
 
+rule export:
+    input:
+        "book/export_models.py",
+        OSTEO_UTILS,
+        ancient(f"{BUILD}/corpus.txt"),
+        ancient(executed(["03_splitting_without_leaking"])),
+        runs_of(OFFERED),
+    output:
+        directory(f"{BUILD}/models"),
+    log:
+        f"{BUILD}/logs/export.log",
+    params:
+        corpus=CORPUS,
+        offered=" ".join(OFFERED),
+    threads: HALF
+    shell:
+        WITH_THREADS + " {PYTHON} book/export_models.py {PROFILE} {params.corpus:q} {output}"
+        " {params.offered} 2> {log} || (tail -n 20 {log}; exit 1)"
+
+
 rule browser_libraries:
     input:
         "book/package-lock.json",
@@ -163,6 +189,7 @@ rule html:
         "book/stage.py",
         chapters=executed(CHAPTERS),
         vendor="build/vendor",
+        models=f"{BUILD}/models",
     output:
         f"{BUILD}/html/index.html",
     log:
@@ -172,7 +199,7 @@ rule html:
         html=f"{BUILD}/html",
     shell:
         # Always the whole book from nothing: seconds, and never a stale page.
-        "{PYTHON} book/stage.py {params.site} {input.vendor} {RUNS} {input.chapters}"
+        "{PYTHON} book/stage.py {params.site} {input.vendor} {input.models} {RUNS} {input.chapters}"
         " && ({JUPYTER_BOOK} build {params.site} -W -n --keep-going -q > {log} 2>&1"
         " || (tail -n 40 {log}; exit 1))"
         " && rm -rf {params.html} && mv {params.site}/_build/html {params.html}"

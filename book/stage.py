@@ -1,6 +1,6 @@
 """Lay out the sources of the book in one folder: pages, executed chapters, browser libraries.
 
-python book/stage.py SITE VENDOR RUNS EXECUTED.ipynb...
+python book/stage.py SITE VENDOR MODELS RUNS EXECUTED.ipynb...
 """
 
 import json
@@ -93,11 +93,12 @@ def status_page(notebooks: dict[str, Notebook], runs: Path) -> str:
 
 def main() -> None:
     """Fill SITE from nothing."""
-    site, vendor, runs = map(Path, sys.argv[1:4])
-    executed = {Path(name).stem: json.loads(Path(name).read_text("utf-8")) for name in sys.argv[4:]}
+    site, vendor, models, runs = map(Path, sys.argv[1:5])
+    executed = {Path(name).stem: json.loads(Path(name).read_text("utf-8")) for name in sys.argv[5:]}
     shutil.rmtree(site, ignore_errors=True)
     shutil.copytree(ROOT / "book", site / "book", ignore=shutil.ignore_patterns("*.py", "*.json"))
     shutil.copytree(vendor, site / "book/assets/vendor")
+    shutil.copytree(models, site / "book/assets/models")
     write_cards(runs, site / "book/cards")
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, site)

@@ -31,7 +31,8 @@ def install(folder: Path) -> Path:
     for name in ("package.json", "package-lock.json", ".npmrc"):
         shutil.copy(BOOK / name, folder)
     options = ["--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    done = subprocess.run([str(NPM), "ci", *options], cwd=folder, capture_output=True, text=True, check=False)
+    command = [str(NPM), "ci", *options]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"npm could not fetch the browser libraries of the book:\n{done.stderr}")
     return folder / "node_modules"
