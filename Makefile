@@ -10,7 +10,7 @@ LINTER := build/lint
 SCRIPTS := osteo_utils/widgets book/assets/js
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help book test lint lab clean
+.PHONY: help book test lint lab app clean
 
 help: ## print this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -31,6 +31,9 @@ lint: $(READY_DEV) $(LINTER)/ready ## ruff, mypy and eslint
 
 lab: $(READY) ## open the chapters in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=. notebooks
+
+app: $(READY) ## open the Streamlit app on the runs that are there
+	@$(BIN)/streamlit run interface/app.py
 
 clean: ## remove build, runs and simulated corpora; downloads and .venv stay
 	rm -rf build runs corpora/simulated-* .snakemake
