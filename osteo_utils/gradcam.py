@@ -655,7 +655,7 @@ def _prepared(model: Model, images: npt.ArrayLike, target: Target) -> tuple[Maps
         )
     x = np.asarray(images)
     _check_images(model, x)
-    return x.astype(np.float32), _targets(target, len(x))
+    return x.astype(np.float32, copy=False), _targets(target, len(x))
 
 
 def _check_images(model: Model, x: npt.NDArray[Any]) -> None:

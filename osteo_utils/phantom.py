@@ -39,11 +39,17 @@ _TEXEL = 0.7  # mm per texture element
 _TEXELS = 256
 SPACING_MM: Final = 3.6  # mm between visible trabeculae
 # Attenuation per mm at 40 and 50 keV: NIST XCOM mass coefficients times ICRU-44 densities.
-_MU = {"bone": (0.1278, 0.0814), "muscle": (0.0285, 0.0240), "fat": (0.0228, 0.0202)}
+MU: Final = {"bone": (0.1278, 0.0814), "muscle": (0.0285, 0.0240), "fat": (0.0228, 0.0202)}
 # Display curve: grey level by rank among the pixels of the leg, at the ranks that are matched.
 _TONE = {0.0: 0.06, 0.03: 0.14, 0.3: 0.34, 0.6: 0.60, 0.9: 0.75, 0.995: 0.95, 1.0: 1.0}
 _RANKS = np.concatenate((np.linspace(0.01, 0.97, 25), (0.985, 0.995)))
-_VISIBLE = 0.25  # share of the trabecular pattern that does not average out along the ray
+SCATTER_MM: Final = 15.0  # Gaussian widths: of scatter, and of the two filters of the processing
+SLOW_MM: Final = 14.0
+FINE_MM: Final = 1.2
+SENSOR_PIXELS: Final = 0.35  # of blur, whatever the size of a pixel
+GRAIN: Final = 0.0021  # of quantum noise at the usual dose, for a pixel of 1 mm and no attenuation
+AIR: Final = 1.0  # log attenuation below which a pixel is taken for air
+VISIBLE: Final = 0.25  # share of the trabecular pattern that does not average out along the ray
 
 # Half-widths and cortical thickness in mm by height y, of a knee with condyles 80 mm wide.
 _FEMUR = {-130: 14.0, -110: 14.5, -90: 16.5, -75: 20, -62: 25, -52: 30.5, -44: 35.5, -37: 38.9}
@@ -175,22 +181,17 @@ def simulate_knee(
     anatomy = anatomy or sample_anatomy(rng)
     _check(t_score, size, setting)
     texture_seed, noise_seed = rng.integers(2**63, size=2)
-    truth = _bone_truth(t_score, anatomy)
-    x, y = _pose(size, setting)
-    outline = _outline(x, y, setting, anatomy)
-    *fibres, slow = _textures(np.random.default_rng(texture_seed))
-    mottle = _sample(slow, x, np.float32(0.4) * y, 1.0)  # drawn out along the leg
-    bone = _bone(outline, setting, anatomy, truth, fibres, mottle)
-    muscle, fat = _soft_tissue(x, y, setting)
-    muscle *= 1 + np.float32(0.01) * mottle
+    truth = bone_truth(t_score, anatomy)
+    layers = knee_layers(*pose(size, setting), setting, anatomy, int(texture_seed))
     field = _field(size, setting)
-    signal = _expose(bone, muscle, fat, setting, np.random.default_rng(noise_seed))
-    grey = _display(signal, field, setting)
+    bone = bone_mm(layers, truth, anatomy)
+    signal = expose(bone, layers.muscle, layers.fat, setting, noise_field(size, int(noise_seed)))
+    grey = display(signal, field, setting)
     image = np.round(255 * grey).astype(np.uint8)
     step = 1 if setting.side == "L" else -1
     masks = {
         name: np.ascontiguousarray((mask & (field > 0.5))[:, ::step])
-        for name, mask in _masks(outline, truth).items()
+        for name, mask in regions(layers, truth).items()
     }
     facts = {"t_score": float(t_score), **truth, **asdict(anatomy), **asdict(setting)}
     return Radiograph(_stamp(np.ascontiguousarray(image[:, ::step]), setting), masks, facts)
@@ -209,7 +210,7 @@ def _check(t_score: float, size: int, setting: Setting) -> None:
         raise ValueError(f"marker style: expected one of {styles}, found {setting.marker_style!r}")
 
 
-def _bone_truth(t_score: float, anatomy: Anatomy) -> dict[str, float]:
+def bone_truth(t_score: float, anatomy: Anatomy) -> dict[str, float]:
     """What the T-score means for the bone: mm of cortex, volume fractions, thresholds of loss."""
     factor = float(np.exp(0.2 * t_score)) * anatomy.cortex
     return {
@@ -238,8 +239,8 @@ def _turned(size: int, degrees: float) -> tuple[Array, Array]:
     return c * x + s * y, c * y - s * x
 
 
-def _pose(size: int, setting: Setting) -> tuple[Array, Array]:
-    """Knee coordinates (mm) of every pixel."""
+def pose(size: int, setting: Setting) -> tuple[Array, Array]:
+    """Knee coordinates x and y (mm) of every pixel of a square image, each (size, size)."""
     x, y = _turned(size, setting.rotation_deg)
     zoom = np.float32(1 / setting.scale)
     return x * zoom - np.float32(setting.shift_x_mm), y * zoom - np.float32(setting.shift_y_mm)
@@ -306,9 +307,15 @@ def _textures(rng: np.random.Generator) -> list[Array]:
     return [field / field.std() for field in fields]
 
 
+def strut_mean(threshold: float) -> float:
+    """Mean height of standard normal noise above the threshold."""
+    mean = np.exp(-(threshold**2) / 2) / np.sqrt(2 * np.pi) - threshold * ndtr(-threshold)
+    return float(mean)
+
+
 def _struts(noise: Array, threshold: float) -> Array:
     """Ridges of the noise above the threshold, about its mean: fewer and stronger as it rises."""
-    mean = np.exp(-(threshold**2) / 2) / np.sqrt(2 * np.pi) - threshold * ndtr(-threshold)
+    mean = strut_mean(threshold)
     ridges: Array = np.maximum(noise - np.float32(threshold), 0)
     return (ridges - np.float32(mean)) * np.float32(mean**-0.6)
 
@@ -319,18 +326,99 @@ def _sample(field: Array, u: Array, y: Array, zoom: float) -> Array:
     return sampled
 
 
-def _fraction(
-    u: Array,
-    y: Array,
-    truth: dict[str, float],
-    fields: list[Array],
-    zoom: float,
-) -> Array:
-    """Visible volume fraction of bone between the cortices; `u` runs across the bone."""
-    total: Array = np.zeros_like(y)
-    for name, field in zip(("vertical", "horizontal"), fields, strict=True):
-        struts = _struts(_sample(field, u, y, zoom), truth[f"{name}_threshold"])
-        total += np.float32(truth[f"{name}_fraction"]) * (1 + np.float32(_VISIBLE) * struts)
+class Layers(NamedTuple):
+    """All of a knee that the T-score leaves as it is, by pixel; mm of a knee 80 mm wide.
+
+    `bone_mm` makes the thickness of bone of it and of a T-score, `regions` the masks.
+    """
+
+    femur: Array  # depth inside the outline of each bone, negative outside
+    tibia: Array
+    fibula: Array
+    femur_radius: Array  # of the round body that a ray crosses
+    tibia_radius: Array
+    fibula_radius: Array
+    femur_wall: Array  # cortical thickness at T = 0
+    tibia_wall: Array
+    fibula_wall: Array
+    vertical: Array  # noise of unit variance whose ridges are the struts; 0 outside the bones
+    horizontal: Array
+    lattice: Array  # share of the space between the cortices that is lattice, about 1 at the joint
+    notch: Array  # share of the femur that the notch leaves
+    lines: Array  # mm of bone that thin with the cortex: subchondral plate, roof of the notch
+    scars: Array  # mm of bone at any T-score: closed growth plates
+    patella: Array  # mm of lattice
+    muscle: Array  # mm
+    fat: Array
+    joint: Mask  # the joint with its margins, and the cancellous ends of the bones
+    ends: Mask
+
+
+def knee_layers(x: Array, y: Array, setting: Setting, anatomy: Anatomy, seed: int) -> Layers:
+    """The layers of a left knee at the knee coordinates `x`, `y` (mm); `seed` of the lattice."""
+    o = _outline(x, y, setting, anatomy)
+    *fibres, slow = _textures(np.random.default_rng(seed))
+    mottle = _sample(slow, x, np.float32(0.4) * y, 1.0)  # drawn out along the leg
+    fibula, fibula_radius, fibula_wall = _fibula(o, setting, anatomy)
+    vertical, horizontal = _fibres(o, fibres, mottle, anatomy)
+    notch, lines = _notch(o, setting)
+    muscle, fat = _soft_tissue(x, y, setting)
+    return Layers(
+        femur=o.femur,
+        tibia=o.tibia,
+        fibula=fibula,
+        femur_radius=np.minimum(o.femur_width, 24),
+        tibia_radius=np.minimum(o.tibia_width, 23),
+        fibula_radius=fibula_radius,
+        femur_wall=_along(o.y, _FEMUR_CORTEX),
+        tibia_wall=_along(o.y, _TIBIA_CORTEX),
+        fibula_wall=fibula_wall,
+        vertical=vertical,
+        horizontal=horizontal,
+        lattice=_along(o.y, _CANCELLOUS) * (1 + np.float32(0.05) * mottle),
+        notch=notch,
+        lines=lines,
+        scars=np.float32(anatomy.scar) * _scars(o),
+        patella=_patella(o, setting, anatomy),
+        muscle=muscle * (1 + np.float32(0.01) * mottle),
+        fat=fat,
+        joint=(np.abs(o.x) < 39) & (o.y > o.bottom - 5) & (o.y < o.top + 5),
+        ends=_along(o.y, _CANCELLOUS) > 0.55,
+    )
+
+
+def bone_mm(layers: Layers, truth: Mapping[str, float], anatomy: Anatomy) -> Array:
+    """Thickness of bone mineral (mm) along each ray, for the `bone_truth` of a T-score."""
+    k, thin = layers, np.float32(truth["cortex_factor"])
+    femur_cortex, femur = _shell(k.femur, k.femur_radius, k.femur_wall * thin)
+    tibia_cortex, tibia = _shell(k.tibia, k.tibia_radius, k.tibia_wall * thin)
+    fibula_cortex, fibula = _shell(k.fibula, k.fibula_radius, k.fibula_wall * thin)
+    fraction, inside = np.zeros_like(k.femur), femur + tibia > 0  # a third of the pixels
+    fraction[inside] = _fraction(k.vertical[inside], k.horizontal[inside], truth)
+    fraction *= k.lattice
+    mean = np.float32(truth["vertical_fraction"] + truth["horizontal_fraction"])
+    femur *= k.notch
+    bone = femur_cortex + tibia_cortex + (femur + tibia) * fraction + thin * k.lines
+    bone += k.scars + mean * k.patella
+    bone += fibula_cortex + fibula * mean * np.float32(0.8)
+    return bone * np.float32(anatomy.condyle_width / 80)
+
+
+def regions(layers: Layers, truth: Mapping[str, float]) -> dict[str, Mask]:
+    """Joint with its subchondral margins, cancellous ends of the bones, cortical walls."""
+    k, thin = layers, np.float32(truth["cortex_factor"])
+    cortex = (k.femur > 0) & (k.femur < k.femur_wall * thin)
+    cortex |= (k.tibia > 0) & (k.tibia < k.tibia_wall * thin)
+    trabecular = (np.maximum(k.femur, k.tibia) > 4) & k.ends & ~k.joint & ~cortex
+    return {"joint": k.joint, "trabecular": trabecular, "cortex": cortex & ~k.joint}
+
+
+def _fraction(vertical: Array, horizontal: Array, truth: Mapping[str, float]) -> Array:
+    """Visible volume fraction of bone between the cortices."""
+    total: Array = np.zeros_like(vertical)
+    for name, noise in (("vertical", vertical), ("horizontal", horizontal)):
+        struts = _struts(noise, truth[f"{name}_threshold"])
+        total += np.float32(truth[f"{name}_fraction"]) * (1 + np.float32(VISIBLE) * struts)
     return total
 
 
@@ -378,36 +466,24 @@ def _shaft(y: Array, anatomy: Anatomy) -> Array:
     return 1 + np.float32(anatomy.shaft - 1) * np.clip(np.abs(y) / 50 - 0.6, 0, 1)
 
 
-def _bone(
-    outline: _Outline,
-    setting: Setting,
-    anatomy: Anatomy,
-    truth: dict[str, float],
-    texture: list[Array],
-    mottle: Array,
-) -> Array:
-    """Thickness of bone mineral (mm) along each ray."""
-    o, thin = outline, np.float32(truth["cortex_factor"])
-    femur_cortex, femur = _shell(
-        o.femur, np.minimum(o.femur_width, 24), _along(o.y, _FEMUR_CORTEX) * thin
-    )
-    tibia_cortex, tibia = _shell(
-        o.tibia, np.minimum(o.tibia_width, 23), _along(o.y, _TIBIA_CORTEX) * thin
-    )
+def _fibres(o: _Outline, fields: list[Array], mottle: Array, anatomy: Anatomy) -> list[Array]:
+    """Noise of the vertical and the horizontal fibres, which bend with the outline of the bone."""
     across = np.where(o.y < 0, o.axis / o.femur_width, o.x / o.tibia_width) * 38
     wavy = across + np.float32(0.5) * mottle
-    fraction, inside = np.zeros_like(o.y), femur + tibia > 0  # a third of the pixels
-    fraction[inside] = _fraction(wavy[inside], o.y[inside], truth, texture, 1 / anatomy.spacing)
-    fraction *= _along(o.y, _CANCELLOUS) * (1 + np.float32(0.05) * mottle)
-    mean = np.float32(truth["vertical_fraction"] + truth["horizontal_fraction"])
+    inside = np.maximum(o.femur, o.tibia) > 0
+    fibres = [np.zeros_like(o.y) for _ in fields]
+    for fibre, field in zip(fibres, fields, strict=True):
+        fibre[inside] = _sample(field, wavy[inside], o.y[inside], 1 / anatomy.spacing)
+    return fibres
+
+
+def _notch(o: _Outline, setting: Setting) -> tuple[Array, Array]:
+    """Share of the femur that the notch leaves; lines (mm) of its roof and of the plateau."""
     roof = np.hypot((o.x - np.float32(4 * _turn(setting))) / 12, (o.y - o.bottom) / 19)
-    femur *= 1 - np.float32(0.2) * np.clip(4 - 4 * roof, 0, 1)  # less bone behind the notch
+    left = 1 - np.float32(0.2) * np.clip(4 - 4 * roof, 0, 1)
     lines = 5 * _bump(o.y - o.top, 3, 2) * (o.tibia > 1)
     lines += np.float32(1.6) * _bump(roof, 1, 0.06) * ((o.femur > 2) & (np.abs(o.x) < 14))
-    bone = femur_cortex + tibia_cortex + (femur + tibia) * fraction + thin * lines
-    bone += np.float32(anatomy.scar) * _scars(o) + mean * _patella(o, setting, anatomy)
-    bone += _fibula(o, setting, anatomy, thin, mean)
-    return bone * np.float32(anatomy.condyle_width / 80)
+    return left, lines
 
 
 def _scars(o: _Outline) -> Array:
@@ -424,31 +500,13 @@ def _patella(o: _Outline, setting: Setting, anatomy: Anatomy) -> Array:
     return _chord(half - np.hypot(x, y * np.float32(0.95)), 13.0) * np.float32(0.5)
 
 
-def _fibula(
-    o: _Outline, setting: Setting, anatomy: Anatomy, thin: np.float32, mean: np.float32
-) -> Array:
-    """Bone (mm) of the fibula: head below the plateau, behind the edge of the tibia."""
+def _fibula(o: _Outline, setting: Setting, anatomy: Anatomy) -> tuple[Array, Array, Array]:
+    """Depth, radius, wall of the fibula: head below the plateau, behind the edge of the tibia."""
     x = o.x - np.float32(anatomy.fibula_x - 6 * _turn(setting))
     y = o.y - np.float32(anatomy.fibula_y)
     width = _along(y, _FIBULA)
     depth = _smooth_min(width - np.abs(x), y - 13 - np.float32(0.4) * np.abs(x - 2), 5)
-    cortex, inside = _shell(depth, width, _along(y, _FIBULA_CORTEX) * thin)
-    return cortex + inside * mean * np.float32(0.8)
-
-
-def _masks(o: _Outline, truth: dict[str, float]) -> dict[str, Mask]:
-    """Joint with its subchondral margins, cancellous ends of the bones, cortical walls."""
-    joint = (np.abs(o.x) < 39) & (o.y > o.bottom - 5) & (o.y < o.top + 5)
-    thin = np.float32(truth["cortex_factor"])
-    femur_wall = _along(o.y, _FEMUR_CORTEX) * thin
-    tibia_wall = _along(o.y, _TIBIA_CORTEX) * thin
-    cortex = (o.femur > 0) & (o.femur < femur_wall) | (o.tibia > 0) & (o.tibia < tibia_wall)
-    cancellous = (np.maximum(o.femur, o.tibia) > 4) & (_along(o.y, _CANCELLOUS) > 0.55)
-    return {
-        "joint": joint,
-        "trabecular": cancellous & ~joint & ~cortex,
-        "cortex": cortex & ~joint,
-    }
+    return depth, width, _along(y, _FIBULA_CORTEX)
 
 
 def _soft_tissue(x: Array, y: Array, setting: Setting) -> tuple[Array, Array]:
@@ -494,36 +552,43 @@ def _filter(image: Array, gain: Array) -> Array:
     return filtered
 
 
-def _expose(
-    bone: Array,
-    muscle: Array,
-    fat: Array,
-    setting: Setting,
-    rng: np.random.Generator,
-) -> Array:
-    """Beer-Lambert, scatter, heel effect, blur and quantum noise: log attenuation as detected."""
+def noise_field(size: int, seed: int) -> Array:
+    """The quantum noise of a film, standard normal, (size, size)."""
+    return np.random.default_rng(seed).standard_normal((size, size), dtype=np.float32)
+
+
+def expose(bone: Array, muscle: Array, fat: Array, setting: Setting, noise: Array) -> Array:
+    """Beer-Lambert, scatter, heel effect, blur and quantum noise: log attenuation as detected.
+
+    Thicknesses in mm and the standard normal `noise`, all (size, size).
+    """
     harder = (setting.kvp - 55) / 25  # 40 keV at 55 kVp to 50 keV at 80 kVp
-    mu = {k: np.float32(a + (b - a) * harder) for k, (a, b) in _MU.items()}
+    mu = {k: np.float32(a + (b - a) * harder) for k, (a, b) in MU.items()}
     heel = np.float32(setting.heel / FIELD_MM) * _grid(len(bone))[1]
     # Bone takes the place of muscle on its ray.
     path = (mu["bone"] - mu["muscle"]) * bone + mu["muscle"] * muscle + mu["fat"] * fat
     size = len(bone)
     pixel = FIELD_MM / size
-    optics = _gaussian(size, float(np.hypot(setting.blur_mm / pixel, 0.35)))
+    optics = _gaussian(size, float(np.hypot(setting.blur_mm / pixel, SENSOR_PIXELS)))
     primary = _filter(np.exp(-path - heel), optics)
     leg = np.minimum(primary, 0.15)  # scatter comes from the leg, not from the open air
     photons = np.maximum(
-        primary + np.float32(setting.scatter) * _filter(leg, _gaussian(size, 15 / pixel)),
+        primary + np.float32(setting.scatter) * _filter(leg, _gaussian(size, SCATTER_MM / pixel)),
         1e-4,
     )
-    grain = 0.0021 / pixel * setting.noise / np.sqrt(setting.exposure)
-    noise = rng.standard_normal(bone.shape, dtype=np.float32)
+    grain = GRAIN / pixel * setting.noise / np.sqrt(setting.exposure)
     photons += np.float32(grain) * np.sqrt(photons) * noise
     signal: Array = -np.log(np.maximum(photons, 1e-4))
     return signal
 
 
-def _display(signal: Array, field: Array, setting: Setting) -> Array:
+def tone(setting: Setting) -> tuple[Array, Array]:
+    """The display curve of the processing: ranks among the pixels of the leg, their grey levels."""
+    curve = PchipInterpolator(*zip(*_TONE.items(), strict=True))(_RANKS)
+    return _RANKS, np.clip(0.5 + setting.brightness + setting.contrast * (curve - 0.5), 0.04, 1)
+
+
+def display(signal: Array, field: Array, setting: Setting) -> Array:
     """Grey levels 0 to 1: even out, sharpen, then match the histogram of the leg to a curve.
 
     Digital radiography fits its display curve to the histogram of each film. Done fully, as here,
@@ -531,13 +596,12 @@ def _display(signal: Array, field: Array, setting: Setting) -> Array:
     """
     size = len(signal)
     pixel = FIELD_MM / size
-    slow, fine = _gaussian(size, 14 / pixel), _gaussian(size, 1.2 / pixel)
+    slow, fine = _gaussian(size, SLOW_MM / pixel), _gaussian(size, FINE_MM / pixel)
     gain = 1 - np.float32(setting.latitude) * slow + np.float32(setting.sharpness) * (1 - fine)
     flat = _filter(signal, gain)
-    sample = flat[::3, ::3][(field[::3, ::3] > 0.9) & (signal[::3, ::3] > 1.0)]
-    levels = np.quantile(sample, _RANKS)
-    tone = PchipInterpolator(*zip(*_TONE.items(), strict=True))(_RANKS)
-    target = np.clip(0.5 + setting.brightness + setting.contrast * (tone - 0.5), 0.04, 1)
+    sample = flat[::3, ::3][(field[::3, ::3] > 0.9) & (signal[::3, ::3] > AIR)]
+    ranks, target = tone(setting)
+    levels = np.quantile(sample, ranks)
     air = float(flat.min()) - 0.1
     knots = np.concatenate(([air], levels))
     grey = np.interp(flat, knots, np.concatenate(([0.0], target)))

@@ -53,8 +53,8 @@ RECIPES: Final[dict[str, dict[str, dict[str, Any]]]] = {
         "vgg19": _ONCE_BF16 | {"image_size": 64, "epochs": 5},
         "resnet50": _ONCE | {"image_size": 64},
         "inception_v3": _ONCE | {"image_size": 80, "epochs": 6},
-        "xception": _ONCE | {"image_size": 72, "epochs": 5},
-        "densenet121": _ONCE | {"image_size": 64},
+        "xception": _ONCE | {"image_size": 72, "epochs": 4},
+        "densenet121": _ONCE | {"image_size": 64, "epochs": 7},
         "mobilenet_v2": _ONCE | {"epochs": 12},
         "late_fusion": _ONCE_BF16
         | {"image_size": 75, "weights": "members", "head_epochs": 20, "epochs": 1},

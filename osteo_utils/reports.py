@@ -365,13 +365,14 @@ def map_table(
     films: npt.NDArray[np.uint8],
     columns: Sequence[MapColumn],
     rows: Sequence[str],
-    shared: bool = False,
+    unit: str = "",
     side: float = 1.2,
 ) -> Figure:
     """The same films (n, H, W) under several maps: a row a film, its title at the left.
 
-    Each column has a scale of its own, from 0 to its largest value, which stands above it; with
-    `shared` there is one scale for all. A flat map is said in words. `side` of a film in inches.
+    Each column has a scale of its own, from 0 to its largest value, which stands above it; where
+    a `unit` is given there is one scale for all, in that unit. A flat map is said in words. `side`
+    of a film in inches.
     """
     size = ((len(columns) + 1) * side + 0.8, len(films) * side * 1.3 + 0.2)
     fig, grid = plt.subplots(
@@ -379,17 +380,17 @@ def map_table(
     )
     for ax in grid.flat:
         ax.axis("off")
+        ax.set_aspect("equal")
     for ax, film, title in zip(grid[:, 0], films, rows, strict=True):
         ax.imshow(film, cmap="gray", vmin=0, vmax=255)
         _row_title(ax, title)
     tops = [_top(column.maps) for column in columns]
-    tops = [max(tops)] * len(tops) if shared else tops
     drawn = [
-        _draw_column(axes, films, column, top, shared)
+        _draw_column(axes, films, column, max(tops) if unit else top, own=not unit)
         for axes, column, top in zip(grid.T[1:], columns, tops, strict=True)
     ]
     if (shown := next((each for each in drawn if each), None)) is not None:
-        label = "share of the scale" if shared else "share of the column's scale"
+        label = unit or "share of the column's scale"
         fig.colorbar(shown, ax=list(grid.flat), label=label, shrink=0.7, pad=0.01)
     return fig
 
@@ -404,15 +405,17 @@ def _draw_column(
     films: npt.NDArray[np.uint8],
     column: MapColumn,
     top: float,
-    shared: bool,
+    own: bool,
 ) -> Any:  # noqa: ANN401
-    shown = None
+    """A column on the scale 0 to `top`, drawn in shares of it if it is the column's own."""
+    shown, scale = None, top if own and top > 0 else 1.0
     for ax, film, cam, text in zip(axes, films, column.maps, column.captions, strict=True):
-        share = None if np.isnan(cam).all() or top == 0 else cam / top
-        shown = _draw_map(ax, film, share, 1.0) or shown
+        flat = np.isnan(cam).all() or top == 0
+        shown = _draw_map(ax, film, None if flat else cam / scale, top / scale) or shown
         ax.set_title(text, fontsize=7, pad=2)
-    scale = "" if shared else f"\n0 to {top:.2g}" if top > 0 else "\nall flat"
-    axes[0].set_title(f"{column.title}{scale}\n{axes[0].get_title()}", fontsize=7, pad=2)
+    above = f"0 to {top:.2g}" if top > 0 else "all flat"
+    heading = [column.title, *([above] if own else []), axes[0].get_title()]
+    axes[0].set_title("\n".join(heading), fontsize=7, pad=2)
     return shown
 
 

@@ -52,13 +52,11 @@ function filled(array, value) {
 }
 
 // Where each pixel of the film lies among the knots of the layers: corner, and parts of a step.
-function placed({ size, side, step, field }, rotation, scale, shift) {
+function place({ size, side, step, field }, [rotation, scale, shift], { corner, across, down }) {
   const [c, s] = [Math.cos, Math.sin].map((f) => f((rotation * Math.PI) / 180));
-  const n = size * size;
-  const [corner, across, down] = [new Int32Array(n), new Float32Array(n), new Float32Array(n)];
   const axis = filled(new Float64Array(size), (i) => ((i + 0.5) / size - 0.5) * field);
   const knot = (mm) => Math.min(Math.max(mm / step + side / 2 - 0.5, 0), side - 1.001);
-  for (let i = 0; i < n; i++) {
+  for (let i = 0; i < corner.length; i++) {
     const [x, y] = [axis[i % size], axis[(i / size) | 0]];
     const u = knot((c * x + s * y) / scale);
     const v = knot((c * y - s * x) / scale - shift);
@@ -66,44 +64,45 @@ function placed({ size, side, step, field }, rotation, scale, shift) {
     across[i] = u - (u | 0);
     down[i] = v - (v | 0);
   }
-  return { corner, across, down };
 }
 
-// A layer at those places, bilinear between its knots.
-function sampled(layer, side, { corner, across, down }) {
-  const out = new Float32Array(corner.length);
-  for (let i = 0; i < out.length; i++) {
+// A layer at the first places, bilinear between its knots.
+function sample(layer, side, { corner, across, down }, count, out) {
+  for (let i = 0; i < count; i++) {
     const k = corner[i];
     const top = layer[k] + (layer[k + 1] - layer[k]) * across[i];
     const low = layer[k + side] + (layer[k + side + 1] - layer[k + side]) * across[i];
     out[i] = top + (low - top) * down[i];
   }
-  return out;
+  return out.subarray(0, count);
 }
 
-// The layers at the pixels of the film. Those of the bones hold only the pixels near a bone, which
-// `where` lists; those of the soft tissue hold all.
-function posed(layers, near, content, ...pose) {
-  const all = placed(content, ...pose);
-  const { corner, across, down } = all;
-  const list = new Int32Array(corner.length);
-  let count = 0;
-  for (let i = 0; i < list.length; i++) if (near[corner[i]]) list[count++] = i;
-  const where = list.subarray(0, count);
-  const gathered = (from, to) => {
-    for (let p = 0; p < count; p++) to[p] = from[where[p]];
-    return to;
+// (rotation, scale, shift) -> the layers at the pixels of the film. Those of the bones hold only the
+// pixels near a bone, which `where` lists. The memory is that of the pose before, which is lost.
+function poser(layers, content) {
+  const { side, size } = content;
+  const n = size * size;
+  const near = nearBone(layers, content);
+  const places = () => ({ corner: new Int32Array(n), across: new Float32Array(n), down: new Float32Array(n) });
+  const [all, close, list] = [places(), places(), new Int32Array(n)];
+  const room = Object.fromEntries(Object.keys(layers).map((name) => [name, new Float32Array(n)]));
+  return (...pose) => {
+    place(content, pose, all);
+    let count = 0;
+    for (let i = 0; i < n; i++) {
+      if (!near[all.corner[i]]) continue;
+      list[count] = i;
+      close.corner[count] = all.corner[i];
+      close.across[count] = all.across[i];
+      close.down[count++] = all.down[i];
+    }
+    const knee = { where: list.subarray(0, count) };
+    for (const [name, layer] of Object.entries(layers)) {
+      const [at, length] = SOFT.includes(name) ? [all, n] : [close, count];
+      knee[name] = sample(layer, side, at, length, room[name]);
+    }
+    return knee;
   };
-  const close = {
-    corner: gathered(corner, new Int32Array(count)),
-    across: gathered(across, new Float32Array(count)),
-    down: gathered(down, new Float32Array(count)),
-  };
-  const knee = { where };
-  for (const [name, layer] of Object.entries(layers)) {
-    knee[name] = sampled(layer, content.side, SOFT.includes(name) ? all : close);
-  }
-  return knee;
 }
 
 // 1 at the corners from which a pixel may see a bone or the joint.
@@ -178,6 +177,7 @@ function maskOf(knee, truth, name) {
 }
 
 // --- blurs: Gaussians with reflecting borders ---------------------------------------------------
+// Each blur writes into memory of its own, over what it gave before.
 
 const fade = (k, size, sigma) => Math.exp(-(((Math.PI * k * sigma) / size) ** 2) / 2);
 
@@ -193,7 +193,7 @@ function narrowBlur(size, sigma) {
     return j < 0 ? -1 - j : j < size ? j : 2 * size - 1 - j;
   });
   const line = new Float64Array(mirror.length);
-  const turned = new Float32Array(size * size);
+  const [turned, out] = [new Float32Array(size * size), new Float32Array(size * size)];
   const pass = (from, to) => {
     for (let r = 0; r < size; r++) {
       for (let i = 0; i < line.length; i++) line[i] = from[r * size + mirror[i]];
@@ -205,7 +205,6 @@ function narrowBlur(size, sigma) {
     }
   };
   return (image) => {
-    const out = new Float32Array(size * size);
     pass(image, turned);
     pass(turned, out);
     return out;
@@ -249,14 +248,14 @@ function wideBlur(size, sigma) {
     return to;
   };
   const strengths = new Float64Array(waves.length);
+  const columns = waves.map(() => new Float64Array(size));
+  const out = new Float32Array(size * size);
   return (image) => {
-    const columns = waves.map(() => new Float64Array(size));
     for (let r = 0; r < size; r++) down(image, r * size, strengths).forEach((each, k) => (columns[k][r] = each));
     columns.forEach((column, k) => {
       down(column, 0, strengths).forEach((each, j) => (strengths[j] = each * gains[j] * gains[k]));
       back(strengths, column, 0);
     });
-    const out = new Float32Array(size * size);
     for (let r = 0; r < size; r++) back(filled(strengths, (k) => columns[k][r]), out, r * size);
     return out;
   };
@@ -357,12 +356,11 @@ function cinema(content, layers, noise) {
   const [optics, fine] = [content.optics, content.fine].map((sigma) => narrowBlur(size, sigma));
   const [scattered, slow] = [content.scattered, content.slow].map((sigma) => wideBlur(size, sigma));
   const blurs = { optics, fine, scattered, slow };
-  const near = nearBone(layers, content);
-  const pose = kept((...place) => posed(layers, near, content, ...place));
-  const shoot = (t, exposure, kvp, processed, ...place) => {
+  const pose = kept(poser(layers, content));
+  const shoot = (t, exposure, kvp, processed, ...at) => {
     const row = Math.round(10 * (t - t_scores[0]));
     const known = Object.fromEntries(facts.map((name, k) => [name, truth[row][k]]));
-    const knee = pose(...place);
+    const knee = pose(...at);
     const signal = exposed(boneOf(knee, known, content), knee, exposure, kvp, content, blurs, noise);
     const grey = processed ? asDisplayed(signal, content, blurs) : asDetected(signal, exposure, content.window);
     let sum = 0;
@@ -427,9 +425,9 @@ function outline(canvas, mask, size) {
 function filmView(size, view) {
   const canvas = element("canvas", { className: "pe-film", width: size, height: size, dataset: { view } });
   const lines = element("canvas", { className: "pe-lines", width: size * LINE, height: size * LINE });
-  const caption = element("figcaption");
+  const caption = element("p", { className: "pe-title" });
   const stage = element("div", { className: "pe-stage" }, canvas, lines);
-  const figure = element("figure", { className: "pe-figure" }, stage, caption);
+  const figure = element("div", { className: "pe-figure" }, stage, caption);
   canvas.setAttribute("role", "img");
   lines.setAttribute("aria-hidden", "true");
   const context = canvas.getContext("2d");
@@ -450,7 +448,7 @@ function factsView() {
   const heads = [heading("col", "This knee"), heading("col", "The same at T 0.0")];
   const cells = FACTS.map(() => heads.map(() => element("td")));
   const rows = FACTS.map(([name], r) => element("tr", {}, heading("row", name), ...cells[r]));
-  const caption = element("caption", {}, "The truth of the phantom, and how bright its film is");
+  const caption = element("caption", {}, "Truth and brightness of this film");
   const head = element("thead", {}, element("tr", {}, heading("col", "Measure"), ...heads));
   const table = element("table", { className: "pe-facts" }, caption, head, element("tbody", {}, ...rows));
   const update = (films) => {

@@ -64,7 +64,7 @@ def tiny(head="dense", seed=0):
 
 def by_hand(model, images, target):
     """With global average pooling and one Dense layer, Grad-CAM is the weighted sum of the maps."""
-    maps = values(keras.Model(model.inputs, model.get_layer("maps").output), images)
+    maps = values(keras.Model(model.inputs[0], model.get_layer("maps").output), images)
     weights = model.get_layer("out").get_weights()[0][:, target]
     return np.maximum(maps @ weights, 0) / (maps.shape[1] * maps.shape[2])
 
@@ -86,7 +86,7 @@ def test_equals_the_hand_computed_case_wherever_the_softmax_sits(head, images):
 
 def test_unreachable_logits_use_the_logarithm_of_the_output(images):
     model = tiny("operation")
-    maps = values(keras.Model(model.inputs, model.get_layer("maps").output), images)
+    maps = values(keras.Model(model.inputs[0], model.get_layer("maps").output), images)
     weights = model.get_layer("out").get_weights()[0]
     p = values(model, images)
     c = 0
@@ -289,7 +289,7 @@ def test_registry_models_need_no_layer_name(images):
 
 def parts(model, images, target):
     """Feature maps and the weight of each for the target."""
-    maps = values(keras.Model(model.inputs, model.get_layer("maps").output), images)
+    maps = values(keras.Model(model.inputs[0], model.get_layer("maps").output), images)
     return maps, model.get_layer("out").get_weights()[0][:, target]
 
 
@@ -572,7 +572,7 @@ def fused():
     return keras.Model(inputs, end(joined), name="pair")
 
 
-@pytest.mark.parametrize("name", LAYER_METHODS)
+@pytest.mark.parametrize("name", ["grad_cam", "score_cam"])
 def test_by_branch_is_each_layer_in_turn(name, images):
     model, layer_of = fused(), {"First": "branch1", "Second": "branch2"}
     maps = by_branch(model, images, 0, layer_of, name, batch_size=2)

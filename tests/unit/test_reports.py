@@ -189,3 +189,56 @@ def test_show_cost_returns_the_numbers(page):
     table = reports.show_cost({"Tiny": model}, batch_size=2)
     assert table.loc["Tiny", "parameters"] == model.count_params()
     assert page["tables"][0].loc["Tiny", "parameters"] == "55"
+
+
+# ---------------------------------------------------------------------------------------------
+# Maps of several models
+
+
+def three_columns():
+    """Maps of 1 x 2 regions of two films: A has a flat one, B none, C has nothing else."""
+    maps = {
+        "A": [[[1, 3]], [[np.nan, np.nan]]],
+        "B": [[[0, 8]], [[2, 4]]],
+        "C": [[[np.nan, np.nan]]] * 2,
+    }
+    return [reports.MapColumn(t, np.array(m, float), ["Normal", ""]) for t, m in maps.items()]
+
+
+def drawn(fig):
+    """What lies over the films, row by row: values in shares of the scale, or the words."""
+    panels = [ax for ax in fig.axes if ax.get_label() != "<colorbar>"]
+    rows = [panels[:4], panels[4:]]
+    return [
+        [
+            (ax.images[1].norm(ax.images[1].get_array()).round(3).tolist()[0])
+            if ax.images
+            else ax.texts[-1].get_text()
+            for ax in row[1:]
+        ]
+        for row in rows
+    ]
+
+
+def test_map_table_scales_each_column_by_its_own_largest_value():
+    fig = reports.map_table(np.zeros((2, 8, 8), np.uint8), three_columns(), ["right", "wrong"])
+    assert drawn(fig) == [
+        [[0.333, 1.0], [0.0, 1.0], "flat map"],
+        ["flat map", [0.25, 0.5], "flat map"],
+    ]
+    titles = [ax.get_title() for ax in fig.axes[1:4]]
+    assert titles == ["A\n0 to 3\nNormal", "B\n0 to 8\nNormal", "C\nall flat\nNormal"]
+
+
+def test_map_table_with_a_unit_has_one_scale_for_all():
+    films = np.zeros((2, 8, 8), np.uint8)
+    fig = reports.map_table(films, three_columns(), ["right", "wrong"], "shares")
+    assert drawn(fig)[0] == [[0.125, 0.375], [0.0, 1.0], "flat map"]
+    assert fig.axes[1].get_title() == "A\nNormal"
+    assert fig.axes[-1].get_ylabel() == "shares"
+    assert fig.axes[-1].get_ylim() == (0, 8)
+
+
+def test_map_table_of_flat_maps_alone_has_no_scale():
+    fig = reports.map_table(np.zeros((2, 8, 8), np.uint8), three_columns()[2:], ["a", "b"])
+    assert len(fig.axes) == 4
