@@ -30,7 +30,8 @@ the seconds of a second build are fewer.
 ## Trainings
 
 The seconds are those in which the network learned, without starting up and loading. Where no
-weights are named, it started from random ones. Device: {devices}.
+weights are named, it started from random ones; `members` are those of the networks that a fusion
+joins, from their own runs. Device: {devices}.
 
 | model | seed | px | weights | parameters | epochs | seconds | precision |
 |---|--:|--:|---|--:|--:|--:|---|
