@@ -12,7 +12,7 @@ from osteo_utils.models import ARCHITECTURES
 ROOT = Path(__file__).resolve().parents[2]
 SNAKEFILE = (ROOT / "Snakefile").read_text()
 ARTEFACTS = {".h5", ".keras", ".onnx", ".npz", ".npy", ".zip", ".dcm", ".pt", ".pkl", ".tar", ".gz"}
-PROSE = ("notebooks/*.ipynb", "book/*.md", "osteo_utils/**/*.py", "README.md")
+PROSE = ("notebooks/*.ipynb", "book/*.md", "osteo_utils/**/*.py", "interface/*.py", "README.md")
 ALLOWED = r"(?:not|no|never) (?:a |an )?(?:\w+ )?diagnos|diagnostic|diagnosis or\s+medical advice"
 
 

@@ -1,0 +1,112 @@
+"""The app as a reader meets it: started by `streamlit run`, in a real browser."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_runs import make_run
+
+from osteo_utils.cli import NOTICE
+from osteo_utils.images import decode, fit_square
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def png(seed):
+    buffer = BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (60, 48), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("app") / "runs", "custom_cnn", 32)
+
+
+@pytest.fixture(scope="module")
+def app(run, tmp_path_factory):
+    """Where the app answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", "interface/app.py"]
+    command += ["--server.headless", "true", "--server.port", str(port)]
+    environment = os.environ | {"OSTEO_RUNS": str(run.folder.parents[3])}
+    log = tmp_path_factory.mktemp("log") / "streamlit.txt"
+    with log.open("w") as told:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=told, stderr=told)
+    try:
+        wait_for(f"http://127.0.0.1:{port}", process, log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def wait_for(url, process, log):
+    for _ in range(240):
+        try:
+            return urllib.request.urlopen(f"{url}/_stcore/health", timeout=5)
+        except (urllib.error.URLError, ConnectionError):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.25)
+    return pytest.fail(log.read_text())
+
+
+def test_films_through_the_input_get_the_answers_of_keras(app, run, visit):
+    opened = visit(app)
+    page = opened.page
+    page.get_by_text("Drop radiographs above").wait_for()
+    files = [("a.png", png(0)), ("b.png", png(1)), ("bad.png", b"nothing")]
+    payload = [{"name": n, "mimeType": "image/png", "buffer": data} for n, data in files]
+    page.locator("input[type=file]").set_input_files(payload)
+    page.get_by_text("History of this session").wait_for()
+    assert page.get_by_role("alert").filter(has_text="bad.png").count() == 1
+
+    answered = page.locator("table.osteo-bars").filter(has_text="calibrated")
+    assert answered.count() == 2
+    x = np.stack([fit_square(decode(png(seed)), 32) for seed in (0, 1)])[..., None]
+    shown = [
+        [float(row.locator("td").last.inner_text()) for row in table.locator("tbody tr").all()]
+        for table in answered.all()
+    ]
+    np.testing.assert_allclose(shown, run.model().predict(x, verbose=0), atol=6e-4)
+
+    images = page.get_by_role("img").filter(visible=True)
+    alts = [image.get_attribute("alt") for image in images.all() if image.get_attribute("alt")]
+    assert sum("Grad-CAM for" in alt for alt in alts) == 2
+    notice = page.get_by_role("note").filter(has_text=NOTICE)
+    page.locator("[data-testid=stMain]").evaluate("main => main.scrollTo(0, main.scrollHeight)")
+    box = notice.bounding_box()
+    assert box["y"] + box["height"] == pytest.approx(900, abs=1)  # at the foot, wherever one is
+
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the report").first.click()
+    report = Path(download.value.path()).read_text()
+    assert download.value.suggested_filename.startswith("knee-report-")
+    assert f"{shown[0][0]:.3f}" in report
+    assert opened.foreign == []
+    assert opened.complaints == []
+
+
+def test_on_a_phone_nothing_is_cut_off(app, visit):
+    opened = visit(app, {"width": 390, "height": 800}, "dark")
+    page = opened.page
+    page.get_by_role("button", name="T-score -1.7").click()
+    page.get_by_text("History of this session").wait_for()
+    main = page.locator("[data-testid=stMain]")
+    assert main.evaluate("main => main.scrollWidth - main.clientWidth") <= 1
+    table = page.locator("table.osteo-bars").first
+    assert table.evaluate("t => t.getBoundingClientRect().right") <= 390
+    assert opened.foreign == []
+    assert opened.complaints == []
