@@ -340,7 +340,7 @@ def _saliency(run: Run, figures: pd.DataFrame) -> str:
     return (
         f"Measured in [chapter 19](../../notebooks/19_can_you_trust_a_heatmap.ipynb), with 95 % "
         f"intervals. What each method can show is on [its card](index.md).\n\n"
-        f"{_figures_table(shown, 'method')}"
+        f"{_figures_table(shown, 'method', 'metric')}"
     )
 
 
@@ -537,7 +537,8 @@ def saliency_card(method: str, figures: pd.DataFrame) -> str:
         "What it can show": known.shows,
         "What it cannot show": known.hides,
         "Measured here": "By [chapter 19](../../notebooks/19_can_you_trust_a_heatmap.ipynb), which "
-        f"says what each figure means, with 95 % intervals.\n\n{_figures_table(shown, 'model')}",
+        f"says what each figure means, with 95 % intervals (of a time: the least and the most of three batches).\n\n"
+        f"{_figures_table(shown, 'metric', 'model')}",
     }
     return _page(f"Saliency card: {TITLES[method]}", fields, method)
 
@@ -546,14 +547,14 @@ def _method_title(method: str) -> str:
     return TITLES.get(method, method.replace("_", " "))
 
 
-def _figures_table(figures: pd.DataFrame, rows: str) -> str:
-    """A row for each model or method, a column for each metric, in the order of the file."""
-    metrics = list(dict.fromkeys(figures["metric"]))
-    cells = {(row[rows], row["metric"]): row for row in figures.to_dict("records")}
+def _figures_table(figures: pd.DataFrame, down: str, across: str) -> str:
+    """A row and a column for each of two of "method", "model", "metric", in the file's order."""
+    named = figures.assign(metric=figures["metric"].str.replace("_", " "))
+    cells = {(row[down], row[across]): row for row in named.to_dict("records")}
     return _table(
         [
-            {rows: name} | {m.replace("_", " "): _figure(cells.get((name, m))) for m in metrics}
-            for name in dict.fromkeys(figures[rows])
+            {down: name} | {c: _figure(cells.get((name, c))) for c in dict.fromkeys(named[across])}
+            for name in dict.fromkeys(named[down])
         ]
     )
 

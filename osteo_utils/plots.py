@@ -64,7 +64,7 @@ def show(fig: Figure, alt: str) -> None:
 def _webp(fig: Figure) -> bytes:
     """The smaller of the lossless and the lossy encoding: lines like the one, films the other."""
     encoded = []
-    for options in ({"lossless": True}, {"quality": 88}):
+    for options in ({"lossless": True}, {"quality": 78, "method": 6}):
         buffer = io.BytesIO()
         fig.savefig(buffer, format="webp", dpi=EXPORT_DPI, bbox_inches="tight", pil_kwargs=options)
         encoded.append(buffer.getvalue())

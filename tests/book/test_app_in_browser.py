@@ -66,6 +66,7 @@ def wait_for(url, process, log):
 def test_films_through_the_input_get_the_answers_of_keras(app, run, visit):
     opened = visit(app)
     page = opened.page
+    page.set_default_timeout(240_000)  # in a fresh environment TensorFlow is compiled first
     page.get_by_text("Drop radiographs above").wait_for()
     files = [("a.png", png(0)), ("b.png", png(1)), ("bad.png", b"nothing")]
     payload = [{"name": n, "mimeType": "image/png", "buffer": data} for n, data in files]

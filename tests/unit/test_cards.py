@@ -239,8 +239,8 @@ def test_every_method_has_a_card_with_its_figures():
     figures = saliency_of()
     for value, method in enumerate(METHODS, start=31):
         page = saliency_card(method, figures)
-        assert f"| Custom CNN | 0.{value} (0.10 to 0.90) |" in section(page, "Measured here")
-        assert "| model | pointing game | share inside |" in page
+        assert f"| 0.{value} (0.10 to 0.90) |" in section(page, "Measured here")
+        assert "| metric | Custom CNN |" in page
         assert "{cite}`" in section(page, "Idea")
         assert len(re.findall(r"^## ", page, re.MULTILINE)) == 6
     with pytest.raises(CardError, match="'measured here'"):
@@ -251,7 +251,8 @@ def test_a_metric_that_one_model_lacks_is_said_not_to_be_measured():
     one, two = saliency_of(), saliency_of("mobilenet_v2")
     figures = pd.concat([one, two[two["metric"] == "share_inside"]])
     page = saliency_card("grad_cam", figures)
-    assert "| MobileNetV2 | not measured | 0.31 (" in page
+    row = next(line for line in page.splitlines() if line.startswith("| pointing game |"))
+    assert row.endswith("| not measured |")
 
 
 def test_all_pages_are_written_and_linked(folder, tmp_path):
