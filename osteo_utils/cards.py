@@ -537,7 +537,8 @@ def saliency_card(method: str, figures: pd.DataFrame) -> str:
         "What it can show": known.shows,
         "What it cannot show": known.hides,
         "Measured here": "By [chapter 19](../../notebooks/19_can_you_trust_a_heatmap.ipynb), which "
-        f"says what each figure means, with 95 % intervals (of a time: the least and the most of three batches).\n\n"
+        "says what each figure means, with 95 % intervals (of a time: the least and the most of "
+        "three batches).\n\n"
         f"{_figures_table(shown, 'metric', 'model')}",
     }
     return _page(f"Saliency card: {TITLES[method]}", fields, method)
