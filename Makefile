@@ -20,7 +20,7 @@ book: $(READY) ## build the book: environment, corpus, chapters, pages
 	@$(PYTHON) book/locked.py build/book.lock $(BIN)/python book/build.py --profile "$(PROFILE)" --corpus "$(CORPUS)"
 
 test: lint ## lint, then test: units, chapters in small, pages in a browser
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY_DEV) $(LINTER)/ready ## ruff, mypy and eslint
 	@$(BIN)/ruff check --quiet .
