@@ -153,27 +153,6 @@ def confusion_matrix(matrix: npt.NDArray[Any], title: str = "", ax: Axes | None 
     return _figure(ax)
 
 
-def learning_curves(history: pd.DataFrame, metrics: Sequence[str] = ("loss", "accuracy")) -> Figure:
-    """Training (solid) and validation (dashed) course of each metric over the epochs."""
-    fig, axes = plt.subplots(
-        1, len(metrics), figsize=(4.4 * len(metrics), 3.2), layout="constrained"
-    )
-    for ax, metric in zip(np.atleast_1d(axes), metrics, strict=True):
-        ax.plot(history["epoch"], history[metric], "-o", ms=3, color="#0072B2", label="train")
-        ax.plot(
-            history["epoch"],
-            history[f"val_{metric}"],
-            "--s",
-            ms=3,
-            color="#D55E00",
-            label="validation",
-        )
-        ax.set(xlabel="epoch", ylabel=metric.replace("_", " "))
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.legend()
-    return fig
-
-
 def intervals(
     table: pd.DataFrame, xlabel: str, lines: dict[str, float] | None = None, ax: Axes | None = None
 ) -> Figure:

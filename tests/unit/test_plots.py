@@ -75,21 +75,6 @@ def test_cam_grid_puts_all_maps_on_one_scale():
     assert limits == [(0, 4), (0, 4)]
 
 
-def test_learning_curves_show_training_and_validation_of_each_metric():
-    history = pd.DataFrame(
-        {
-            "epoch": [1, 2],
-            "loss": [1.0, 0.5],
-            "val_loss": [1.2, 0.8],
-            "accuracy": [0.3, 0.6],
-            "val_accuracy": [0.3, 0.5],
-        }
-    )
-    figure = plots.learning_curves(history)
-    drawn = [line.get_ydata().tolist() for line in figure.axes[0].lines]
-    assert drawn == [[1.0, 0.5], [1.2, 0.8]]
-
-
 def test_roc_curve_of_a_perfect_classifier_has_area_one():
     labels = np.array([0, 1, 2, 0, 1, 2])
     figure = plots.roc_curves(labels, np.eye(3)[labels])
