@@ -69,7 +69,7 @@ def measure(html: Path) -> dict[str, dict[str, float]]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         page = browser.new_page()
-        page.goto(f"http://127.0.0.1:{server.server_port}/index.html")
+        page.goto(f"http://127.0.0.1:{server.server_port}/book/welcome.html")
         found: dict[str, dict[str, float]] = page.evaluate(TIMED, [data, REPEATS])
         server.shutdown()
     return found
