@@ -84,7 +84,7 @@ class PhantomExplorer(anywidget.AnyWidget):
         self,
         seed: int = 0,
         anatomy: Anatomy | None = None,
-        size: int = 160,
+        size: int = 144,
         **state: float | str | bool,
     ) -> None:
         if size < 64 or size % 2:
