@@ -4,7 +4,6 @@ import base64
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
-from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from typing import Final, NamedTuple
 
@@ -15,6 +14,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from osteo_utils.cli import NOTICE
+from osteo_utils.course import installed
 from osteo_utils.gradcam import TITLES
 from osteo_utils.images import fit_square
 from osteo_utils.labels import CLASS_COLOURS
@@ -218,7 +218,8 @@ def report_html(film: Film, sections: Sequence[Section]) -> str:
         f'<p class="notice"><strong>{escape(NOTICE)}</strong></p>'
         f"<div class='grid'>{figure(picture_of(film))}<div><h2>The file</h2><p>{escape(told)}; "
         f"{film.size:,} bytes; sha256 {film.digest[:12]}</p></div></div>{body}"
-        f'<footer class="osteo-note">Made {made} with {escape(_versions())}.</footer></body></html>'
+        f'<footer class="osteo-note">Made {made} with {escape(installed(_PACKAGES))}.</footer>'
+        "</body></html>"
     )
 
 
@@ -268,13 +269,3 @@ def figure(picture: Picture) -> str:
         f'<figure><img src="data:image/webp;base64,{data}" alt="{escape(picture.alt)}">'
         f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
     )
-
-
-def _versions() -> str:
-    found = []
-    for name in _PACKAGES:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            found.append(f"{name} not installed")
-    return ", ".join(found)

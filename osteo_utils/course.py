@@ -62,13 +62,18 @@ def open_course(
     root = open_corpus(corpus, settings, home.parent / "corpora")
     course = Course(settings, corpus, seed, home, root)
     course.folder.mkdir(parents=True, exist_ok=True)
-    print(f"profile {profile} | corpus {corpus_name(corpus)} | seed {seed} | {_versions()}")
+    print(f"profile {profile} | corpus {corpus_name(corpus)} | seed {seed} | {_circumstances()}")
     return course
 
 
-def _versions() -> str:
-    found = [f"Python {platform.python_version()}"]
-    for name in SHOWN_VERSIONS:
+def _circumstances() -> str:
+    return f"Python {platform.python_version()}, {installed(SHOWN_VERSIONS)}"
+
+
+def installed(packages: "Sequence[str]") -> str:
+    """The version of each package, or that it is not installed, in one line."""
+    found = []
+    for name in packages:
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:

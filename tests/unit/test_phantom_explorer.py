@@ -16,7 +16,7 @@ POSES = [{}, {"rotation_deg": 5.0, "shift_y_mm": -6.0}, {"scale": 1.55}, {"kvp":
 
 @pytest.fixture(scope="module")
 def widget():
-    return PhantomExplorer(SEED, Anatomy())
+    return PhantomExplorer(SEED, Anatomy(), size=160)  # for which the bounds below were measured
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def test_picture_is_the_film_of_the_course(widget, pose, t_score):
         setattr(widget, name, value)
     film, shown = (each.astype(float) for each in (simulated(widget).image, widget.picture()))
     at_home = not pose or "kvp" in pose  # where pixels and knots of the layers coincide
-    assert np.corrcoef(film.ravel(), shown.ravel())[0, 1] > (0.9995 if at_home else 0.99)
+    assert np.corrcoef(film.ravel(), shown.ravel())[0, 1] > (0.9995 if at_home else 0.995)
     assert np.abs(film - shown).mean() < (0.7 if at_home else 3)
 
 
