@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 from tiny_runs import make_run
 
 from osteo_utils.cli import NOTICE
@@ -72,10 +73,11 @@ def test_films_through_the_input_get_the_answers_of_keras(app, run, visit):
     payload = [{"name": n, "mimeType": "image/png", "buffer": data} for n, data in files]
     page.locator("input[type=file]").set_input_files(payload)
     page.get_by_text("History of this session").wait_for()
-    assert page.get_by_role("alert").filter(has_text="bad.png").count() == 1
+    # The app draws piece by piece, and loads the code of some pieces when they first appear.
+    expect(page.get_by_role("alert").filter(has_text="bad.png")).to_have_count(1, timeout=60_000)
 
     answered = page.locator("table.osteo-bars").filter(has_text="calibrated")
-    assert answered.count() == 2
+    expect(answered).to_have_count(2, timeout=60_000)
     x = np.stack([fit_square(decode(png(seed)), 32) for seed in (0, 1)])[..., None]
     shown = [
         [float(row.locator("td").last.inner_text()) for row in table.locator("tbody tr").all()]
@@ -84,8 +86,7 @@ def test_films_through_the_input_get_the_answers_of_keras(app, run, visit):
     np.testing.assert_allclose(shown, run.model().predict(x, verbose=0), atol=6e-4)
 
     images = page.get_by_role("img").filter(visible=True)
-    alts = [image.get_attribute("alt") for image in images.all() if image.get_attribute("alt")]
-    assert sum("Grad-CAM for" in alt for alt in alts) == 2
+    expect(images.and_(page.locator("[alt*='Grad-CAM for']"))).to_have_count(2, timeout=60_000)
     notice = page.get_by_role("note").filter(has_text=NOTICE)
     page.locator("[data-testid=stMain]").evaluate("main => main.scrollTo(0, main.scrollHeight)")
     box = notice.bounding_box()
