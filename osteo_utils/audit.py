@@ -24,9 +24,9 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.tree import DecisionTreeClassifier
 from tqdm import tqdm
 
-from osteo_utils.files import replace_file
 from osteo_utils.images import THREADS, Grey, ImageError, read_image
 from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.store import replace_file
 
 # Correlation of detail. Different radiographs stay below 0.53 (217 real ones) and 0.62 (640 phantom
 # knees of 256 px; the two of a patient 0.59), mirrored or not. Twins keep at least 0.97 after what

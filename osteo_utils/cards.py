@@ -19,7 +19,6 @@ import pandas as pd
 
 from osteo_utils.audit import read_audit
 from osteo_utils.evaluate import bootstrap, temperature, tempered
-from osteo_utils.files import replace_file
 from osteo_utils.gradcam import METHODS, TITLES
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.models import ARCHITECTURES, get_architecture
@@ -27,6 +26,7 @@ from osteo_utils.profiles import get_profile
 from osteo_utils.reports import with_interval
 from osteo_utils.runs import Run, probabilities, read_run
 from osteo_utils.splits import PARTS, read_split, split_hash
+from osteo_utils.store import replace_file
 
 FIGURES: Final = ("method", "model", "metric", "value", "low", "high")  # columns of saliency.csv
 NOTICE: Final = """:::{warning}

@@ -519,7 +519,7 @@ def _write_map(
     """Write the picture (and the array) of one map; where it peaks and what was written."""
     import numpy as np
 
-    from osteo_utils.files import replace_file
+    from osteo_utils.store import replace_file
 
     if raw:
         replace_file(base.with_name(f"{base.name}.npy"), lambda part: np.save(part, cam))
@@ -759,7 +759,7 @@ def _records(table: "pd.DataFrame") -> list[dict[str, Any]]:
 def _write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     import pandas as pd
 
-    from osteo_utils.files import replace_file
+    from osteo_utils.store import replace_file
 
     file.parent.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows)

@@ -13,7 +13,7 @@ import shutil
 import stat
 import urllib.request
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -37,6 +37,7 @@ from osteo_utils.labels import (
 )
 from osteo_utils.phantom import MASKS, Setting, sample_anatomy, sample_setting, simulate_knee
 from osteo_utils.profiles import Profile
+from osteo_utils.store import make_folder
 
 IMAGE_FOLDER: Final = "OS Collected Data"
 METADATA_COLUMNS: Final = ("path", "patient", "side", "site")
@@ -140,7 +141,7 @@ def make_simulated(
             raise CorpusError(root, f"a corpus made with {settings}", found, remedy)
         return root
     workers = workers or (1 if patients * size < 5000 else os.cpu_count() or 1)
-    return _build(root, lambda part: _simulate(part, settings, workers))
+    return make_folder(root, lambda part: _simulate(part, settings, workers))
 
 
 def best_possible(population: Population | None = None) -> dict[str, float]:
@@ -206,7 +207,7 @@ def fetch_kaggle(
         _labelled_files(Path(root))
         return Path(root)
     print(f"Please read the licence at {KAGGLE_PAGE} (statements elsewhere conflict).")
-    return _build(Path(root), fill)
+    return make_folder(Path(root), fill)
 
 
 def unpack(archive: Path | str, root: Path | str) -> Path:
@@ -224,7 +225,7 @@ def unpack(archive: Path | str, root: Path | str) -> Path:
 
     known = root / "archive.sha256"
     if not root.exists():
-        return _build(root, fill)
+        return make_folder(root, fill)
     if not known.is_file() or known.read_text() != digest:
         remedy = "Remove that folder, or rename the zip."
         raise CorpusError(root, f"the unpacked {archive}", "something else", remedy)
@@ -396,33 +397,6 @@ def _write_tables(
     order = sorted(files.index, key=lambda row: _natural(files["path"][row]))
     metadata.loc[order, list(METADATA_COLUMNS)].to_csv(part / "metadata.csv", index=False)
     truth.loc[order].to_csv(part / "truth.csv", index=False)
-
-
-def _build(root: Path, fill: Callable[[Path], None]) -> Path:
-    """`fill` a work folder beside `root`, then move it into place: whole or not at all."""
-    root.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{root.name}.part-"
-    for leftover in root.parent.iterdir():
-        process = leftover.name.removeprefix(prefix)
-        if process != leftover.name and not _is_running(int(process)):
-            shutil.rmtree(leftover, ignore_errors=True)
-    part = root.with_name(f"{prefix}{os.getpid()}")
-    try:
-        part.mkdir()
-        fill(part)
-        if not root.exists():  # another process may have been faster
-            part.replace(root)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return root
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)  # sends nothing
-    except OSError:
-        return False
-    return process != os.getpid()  # this build has not begun: the number was used again
 
 
 def _download(url: str, target: Path) -> None:

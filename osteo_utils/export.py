@@ -19,7 +19,6 @@ from matplotlib import colormaps
 from PIL import Image
 
 from osteo_utils.evaluate import wilson
-from osteo_utils.files import replace_file
 from osteo_utils.gradcam import Maps
 from osteo_utils.labels import CLASS_NAMES, class_of_t_score
 from osteo_utils.models import get_architecture
@@ -27,6 +26,7 @@ from osteo_utils.novelty import QUANTILE, REMARK, SIDE, Novelty, fit_novelty
 from osteo_utils.phantom import simulate_knee
 from osteo_utils.plots import SALIENCY_CMAP
 from osteo_utils.runs import Run, probabilities
+from osteo_utils.store import replace_file
 from osteo_utils.training import Arrays
 
 OPSET: Final = 17

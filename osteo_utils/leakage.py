@@ -19,9 +19,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import t as student
 
-from osteo_utils.files import replace_file
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.splits import PARTS, make_split
+from osteo_utils.store import replace_file
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

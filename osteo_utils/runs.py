@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from osteo_utils.files import replace_file
 from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.store import replace_file
 
 PROBABILITY_COLUMNS: Final = tuple(f"p_{name.lower()}" for name in CLASS_NAMES)
 PREDICTION_COLUMNS: Final = ("path", "group", "part", "label", *PROBABILITY_COLUMNS)

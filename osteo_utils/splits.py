@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from osteo_utils.files import replace_file
 from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.store import replace_file
 
 PARTS: Final = ("train", "validation", "test")
 COLUMNS: Final = ("path", "label", "group", "part", "sha256")

@@ -28,7 +28,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from osteo_utils.evaluate import bootstrap
-from osteo_utils.files import replace_file
 from osteo_utils.images import load_arrays
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.models import Architecture, build, get_architecture
@@ -45,6 +44,7 @@ from osteo_utils.runs import (
     write_run,
 )
 from osteo_utils.splits import PARTS, split_hash
+from osteo_utils.store import replace_file
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 Features = dict[str, npt.NDArray[np.float32]]

@@ -1,0 +1,106 @@
+"""Write a file or a folder whole or not at all, and let one process at a time use a resource.
+
+A killed process leaves at most hidden `.part-` files and folders; the next writer beside them
+clears them away.
+"""
+
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed process leaves there stays
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock that belongs to a file or folder, whether that exists yet or not.
+
+    The lock is the hidden file `.<name>.lock` beside `path`, which stays. It is let go when the
+    process ends, however it ends, and may be taken again by the thread that holds it. Whoever has
+    to wait for another process or thread is told so on stderr.
+    """
+    path = Path(path).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{path}: another process is at work on it, waiting for it.", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a temporary file beside `path`, with its suffix, and move it into place.
+
+    Of two writers at once the later one wins, and both files are whole. What `write` raises
+    leaves `path` as it was and nothing else behind.
+    """
+    path = Path(path)
+    _clear_dead_parts(path.parent)
+    part = path.with_name(f".part-{secrets.token_hex(4)}-{path.name}")
+    with part.open("xb") as held:
+        try:
+            if fcntl is not None:
+                fcntl.flock(held, fcntl.LOCK_EX)  # tells others that its writer lives
+            write(part)
+            _to_disk(part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def make_folder(path: Path, fill: Callable[[Path], None]) -> Path:
+    """Let `fill` write into a hidden folder beside `path` and move it into place, once.
+
+    What is there already is returned as it is; of two makers at once the second one waits and
+    finds the work of the first. What `fill` raises leaves nothing behind.
+    """
+    path = Path(path)
+    with locked(path):
+        if path.exists():
+            return path
+        part = path.with_name(f".part-{path.name}")
+        shutil.rmtree(part, ignore_errors=True)  # of a maker that was killed
+        try:
+            part.mkdir()
+            fill(part)
+            part.replace(path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return path
+
+
+def _clear_dead_parts(folder: Path) -> None:
+    """Remove the temporary files whose writers were killed: nobody holds their locks."""
+    if fcntl is None:
+        return
+    for part in folder.glob(".part-*"):
+        try:
+            with part.open("rb") as left:
+                fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                part.unlink(missing_ok=True)
+        except OSError:  # a folder, a living writer, or gone by now
+            continue
+
+
+def _to_disk(path: Path) -> None:
+    """Have the system write its buffers, so that a power cut cannot leave an empty file."""
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
