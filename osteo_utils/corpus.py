@@ -13,7 +13,7 @@ import shutil
 import stat
 import urllib.request
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -37,9 +37,11 @@ from osteo_utils.labels import (
 )
 from osteo_utils.phantom import MASKS, Setting, sample_anatomy, sample_setting, simulate_knee
 from osteo_utils.profiles import Profile
-from osteo_utils.store import make_folder
+from osteo_utils.store import make_folder, rows_digest
 
 IMAGE_FOLDER: Final = "OS Collected Data"
+KNOWN: Final = ("simulated", "kaggle")
+FILM: Final = ("path", "sha256")  # what a film is, in a listing
 METADATA_COLUMNS: Final = ("path", "patient", "side", "site")
 TRUTH_COLUMNS: Final = (
     *("path", "patient", "side", "site", "t_score", "measured_t_score", "label_index"),
@@ -95,20 +97,48 @@ def open_corpus(
         return make_simulated(root, profile.patients, profile.corpus_size, seed)
     if name == "kaggle":
         return fetch_kaggle(home / "kaggle")
-    if Path(name).is_file():
-        return unpack(name, home / corpus_name(name))
-    if not Path(name).is_dir():
+    path = corpus_path(name) or Path()
+    if path.is_file():
+        return unpack(path, home / corpus_name(name))
+    if not path.is_dir():
         expected = "'simulated', 'kaggle', or the path of a folder or zip"
         raise CorpusError(f"corpus {name!r}", expected, "no such path", "Check the path.")
-    _labelled_files(Path(name))
-    return Path(name)
+    _labelled_files(path)
+    return path
+
+
+def corpus_path(name: str) -> Path | None:
+    """Absolute path of a reader's own folder or zip, `~` and links resolved; None for the others.
+
+    "simulated" and "kaggle" always mean those two, also where a folder of that name exists.
+    """
+    return None if name in KNOWN else Path(os.path.expanduser(name)).resolve()  # noqa: PTH111 (~nobody stays)
 
 
 def corpus_name(name: str) -> str:
-    """Short name for run folders: "simulated", "kaggle", or the name of the folder or zip."""
-    if name in ("simulated", "kaggle"):
+    """Name of a corpus in paths: letters, digits and `._-` alone, another one for another path.
+
+    "simulated", "kaggle", or the name of the folder or zip with six hex digits of the SHA-256 of
+    its path.
+    """
+    if (path := corpus_path(name)) is None:
         return name
-    return re.sub(r"\.zip$", "", Path(name).resolve().name, flags=re.IGNORECASE)
+    stem = re.sub(r"\.zip$", "", path.name, flags=re.IGNORECASE)
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.")[:40]
+    return f"{slug or 'corpus'}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:6]}"
+
+
+def films_digest(root: Path | str, listing: pd.DataFrame) -> str:
+    """SHA-256 (hex) that names the films of a whole listing (columns path and sha256).
+
+    A simulated corpus whose files are still those that were made is named by its settings, since
+    other versions of an encoder write the same phantoms in other bytes; any other by its files.
+    """
+    digest = rows_digest(listing, FILM)
+    made = _corpus_info(Path(root))
+    if made.get("films") != digest:
+        return digest
+    return hashlib.sha256(json.dumps(made["settings"], sort_keys=True).encode()).hexdigest()
 
 
 def make_simulated(
@@ -134,8 +164,7 @@ def make_simulated(
     settings: dict[str, Any] = {"patients": patients, "size": size, "seed": seed, "faults": faults}
     settings |= {"population": asdict(Population()), "version": CORPUS_VERSION}
     if root.exists():
-        info = root / "corpus.json"
-        found = json.loads(info.read_text())["settings"] if info.is_file() else "no corpus.json"
+        found = _corpus_info(root).get("settings", "no corpus.json with its settings")
         if found != settings:
             remedy = "Remove that folder to make it anew, or choose another."
             raise CorpusError(root, f"a corpus made with {settings}", found, remedy)
@@ -247,6 +276,21 @@ def list_corpus(root: Path | str) -> pd.DataFrame:
     return table.assign(**{name: metadata[name].to_numpy() for name in METADATA_COLUMNS[1:]})
 
 
+def _corpus_info(root: Path) -> dict[str, Any]:
+    """What the maker of a simulated corpus wrote down, {} for any other; `CorpusError`."""
+    if not (file := root / "corpus.json").is_file():
+        return {}
+    try:
+        info = json.loads(file.read_text(encoding="utf-8"))
+        if "settings" not in info:  # another program's
+            return {}
+        float(info["best_possible"]["balanced_accuracy"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        remedy = "Restore it, or remove the folder to make the corpus anew."
+        raise CorpusError(file, "the settings of a simulated corpus", repr(error), remedy) from None
+    return info  # type: ignore[no-any-return]
+
+
 def _t_scores(quantiles: npt.NDArray[np.float64], population: Population) -> Any:  # noqa: ANN401
     t = population.mean + population.sd * ndtri(quantiles)
     return np.clip(t, population.lowest, population.highest)
@@ -272,8 +316,13 @@ def _simulate(part: Path, settings: dict[str, Any], workers: int) -> None:
     details = [_plant(part, file, rng) for file in files.to_dict("records")]
     _write_tables(part, files.assign(fault_detail=details), pd.DataFrame(facts), rng)
     info = {"settings": settings, "images": len(files), "best_possible": best_possible(population)}
+    info["films"] = rows_digest(files.assign(sha256=_digests(part, files["path"])), FILM)
     info["versions"] = {name: version(name) for name in ("numpy", "scipy", "pillow")}
     (part / "corpus.json").write_text(json.dumps(info, indent=1) + "\n")
+
+
+def _digests(root: Path, paths: Iterable[str]) -> list[str]:
+    return [hashlib.sha256((root / path).read_bytes()).hexdigest() for path in paths]
 
 
 def _draw_knees(patients: int, population: Population, rng: np.random.Generator) -> pd.DataFrame:
@@ -390,7 +439,7 @@ def _write_tables(
     other_side = files["side"].map({"L": "R", "R": "L"})
     side = files["side"].where(files["how"] != "mirrored", other_side)
     metadata = files.assign(patient=ids[files["seen_as"]], side=side)
-    source_row = files["source_row"].where(files["fault"] != "", files.index)
+    source_row = files["source_row"].where(files["fault"] != "", files.index.to_numpy())
     facts = facts.drop(columns=["t_score", "side"]).iloc[source_row].reset_index(drop=True)
     truth = files.assign(patient=ids[files["patient"]], relabelled=files["fault"] == "relabelled")
     truth = pd.concat([truth[list(TRUTH_COLUMNS)], facts], axis=1)

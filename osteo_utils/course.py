@@ -14,10 +14,18 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from osteo_utils.audit import Audit, audit, read_audit, write_audit
-from osteo_utils.corpus import corpus_name, list_corpus, open_corpus
+from osteo_utils.corpus import (
+    CorpusError,
+    corpus_name,
+    corpus_path,
+    films_digest,
+    list_corpus,
+    open_corpus,
+)
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.profiles import Profile, get_profile, recipe
 from osteo_utils.splits import make_split, read_split, split_hash, write_split
+from osteo_utils.store import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,10 +68,28 @@ def open_course(
     home = Path(runs).resolve()
     settings = get_profile(profile)
     root = open_corpus(corpus, settings, home.parent / "corpora")
-    course = Course(settings, corpus, seed, home, root)
+    course = Course(settings, str(corpus_path(corpus) or corpus), seed, home, root)
     course.folder.mkdir(parents=True, exist_ok=True)
+    _check_path(course)
     print(f"profile {profile} | corpus {corpus_name(corpus)} | seed {seed} | {_circumstances()}")
     return course
+
+
+def _check_path(course: Course) -> None:
+    """Write down whose results a folder of runs holds; `CorpusError` if they are another's."""
+    if corpus_path(course.corpus) is None:
+        return
+    file, info = course.folder.parent / "corpus.json", {"path": course.corpus}
+    if not file.exists():
+        text = json.dumps(info, indent=1) + "\n"
+        replace_file(file, lambda part: part.write_text(text, encoding="utf-8"))
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        found = error
+    if found != info:
+        remedy = "Two corpora have one short name: rename the folder or zip, or use other runs."
+        raise CorpusError(file, f"the corpus {course.corpus}", found, remedy)
 
 
 def _circumstances() -> str:
@@ -107,7 +133,9 @@ def split(course: Course) -> pd.DataFrame:
     if path.exists():
         return read_split(path)
     print("No split of this corpus yet: splitting now (chapter 03 explains it).")
-    parts = make_split(audited(course).images)
+    images = audited(course).images
+    parts = make_split(images)
+    parts.attrs["films"] = films_digest(course.root, images)
     write_split(parts, path)
     return parts
 

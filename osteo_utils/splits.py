@@ -1,6 +1,5 @@
 """One split into train, validation and test: whole groups, all classes, written once, hashed."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.store import replace_file
+from osteo_utils.store import replace_file, rows_digest
 
 PARTS: Final = ("train", "validation", "test")
-COLUMNS: Final = ("path", "label", "group", "part", "sha256")
+IDENTITY: Final = ("path", "label", "group", "part")
+COLUMNS: Final = (*IDENTITY, "sha256")
 
 
 class SplitError(ValueError):
@@ -79,26 +79,36 @@ def check_split(split: pd.DataFrame) -> None:
 
 
 def split_hash(split: pd.DataFrame) -> str:
-    """SHA-256 over the rows, in whatever order they come: the name of this split in every run."""
-    rows = split[list(COLUMNS)].sort_values("path").astype(str)
-    return hashlib.sha256(rows.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
+    """SHA-256 over IDENTITY of the rows in any order: the name of this split in every run.
+
+    The content of the files is no part of it: encoders write the same phantom in other bytes.
+    """
+    return rows_digest(split, IDENTITY)
 
 
 def write_split(split: pd.DataFrame, path: Path | str) -> str:
     """Write split.csv and, beside it, split.json with the hash; the hash comes back.
 
-    Writing the same split again changes nothing. `SplitError` if another one is there: models
-    trained on it would be tested on what they have seen.
+    `split.attrs["films"]`, the digest of the films (`corpus.films_digest`), is written, too; one
+    over the rows if it is not there. Writing the same split of the same films again changes
+    nothing. `SplitError` if another one is there: models trained on it would be tested on what
+    they have seen.
     """
     check_split(split)
     path, digest = Path(path), split_hash(split)
-    if path.exists() and (found := split_hash(read_split(path))) != digest:
+    films = split.attrs.get("films") or rows_digest(split, ("path", "sha256"))
+    if path.exists():
+        known = read_split(path)
+        if (split_hash(known), known.attrs["films"]) == (digest, films):
+            return digest
         raise SplitError(
-            f"{path}: holds another split ({found[:12]}, not {digest[:12]}). Runs may rest on it: "
-            "to start over, delete its whole folder; otherwise use read_split."
+            f"{path}: holds another split ({split_hash(known)[:12]}, not {digest[:12]}), or one of "
+            "other films. Runs may rest on it: to start over, delete its whole folder; otherwise "
+            "use read_split."
         )
     counts = pd.crosstab(split["part"], split["label"]).loc[list(PARTS)].T.to_dict("list")
-    info = {"split_hash": digest, **split.attrs, "class_names": CLASS_NAMES, "counts": counts}
+    info = {**split.attrs, "split_hash": digest, "films": films, "class_names": CLASS_NAMES}
+    info |= {"counts": counts, "rows": rows_digest(split, COLUMNS)}
     text = json.dumps(info, indent=1) + "\n"
     replace_file(path.with_suffix(".json"), lambda part: part.write_text(text, encoding="utf-8"))
     table = split[list(COLUMNS)]
@@ -107,21 +117,29 @@ def write_split(split: pd.DataFrame, path: Path | str) -> str:
 
 
 def read_split(path: Path | str) -> pd.DataFrame:
-    """Read a split that `write_split` wrote; `SplitError` if it was changed since."""
+    """Read a split that `write_split` wrote; `SplitError` if it was changed since.
+
+    Its `attrs["films"]` is the digest of the films that were split.
+    """
     path = Path(path)
     beside = path.with_suffix(".json")
+    text = {"path": "str", "group": "str", "sha256": "str"}
     try:
-        split = pd.read_csv(path, dtype={"path": "str", "sha256": "str"}, keep_default_na=False)
-        expected = json.loads(beside.read_text(encoding="utf-8"))["split_hash"]
+        split = pd.read_csv(path, dtype=text, keep_default_na=False)
+        info = json.loads(beside.read_text(encoding="utf-8"))
+        films, expected = info["films"], [info["split_hash"], info["rows"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SplitError(
             f"{path}: expected a split and {beside.name} with its hash, found {error!r}. "
             "Restore both, or delete the folder and split again."
         ) from None
     check_split(split)
-    if (found := split_hash(split)) != expected:
+    if split["group"].str.fullmatch(r"0|[1-9]\d{0,17}").all():  # numbers, and no names like 007
+        split["group"] = split["group"].astype(np.int64)
+    if (found := [split_hash(split), rows_digest(split, COLUMNS)]) != expected:
         raise SplitError(
-            f"{path}: was changed after it was written (hash {found[:12]}, {beside.name} says "
-            f"{expected[:12]}). Restore the file, or delete the folder and split again."
+            f"{path}: was changed after it was written (hash {found[0][:12]}, {beside.name} says "
+            f"{str(expected[0])[:12]}). Restore the file, or delete the folder and split again."
         )
+    split.attrs["films"] = films
     return split

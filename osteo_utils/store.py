@@ -1,17 +1,19 @@
-"""Write a file or a folder whole or not at all, and let one process at a time use a resource.
+"""Write a file or a folder whole or not at all, one process at a time; name data by its digest.
 
 A killed process leaves at most hidden `.part-` files and folders; the next writer beside them
 clears them away.
 """
 
+import hashlib
+import json
 import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -19,6 +21,9 @@ try:
     import fcntl
 except ImportError:  # Windows: what a killed process leaves there stays
     fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -82,6 +87,12 @@ def make_folder(path: Path, fill: Callable[[Path], None]) -> Path:
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return path
+
+
+def rows_digest(table: "pd.DataFrame", columns: Sequence[str]) -> str:
+    """SHA-256 (hex) over these columns of a table, as text; the order of its rows is no matter."""
+    rows = sorted(table[list(columns)].astype(str).to_numpy().tolist())
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def _clear_dead_parts(folder: Path) -> None:

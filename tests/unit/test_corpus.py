@@ -2,6 +2,7 @@ import hashlib
 import http.server
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from osteo_utils.corpus import (
     best_possible,
     corpus_name,
     fetch_kaggle,
+    films_digest,
     list_corpus,
     make_simulated,
     open_corpus,
@@ -35,6 +37,7 @@ from osteo_utils.images import read_image
 from osteo_utils.labels import CLASS_NAMES, class_of_t_score
 from osteo_utils.phantom import MASKS
 from osteo_utils.profiles import get_profile
+from osteo_utils.store import rows_digest
 
 COLUMNS = ["path", "label", "patient", "site", "side", "format", "extension", "mode", "width"]
 COLUMNS += ["height", "bytes", "sha256", "problem"]
@@ -440,14 +443,15 @@ def test_a_zip_is_unpacked_once(tmp_path):
     archive = make_zip(tmp_path / "My knees.ZIP", [*GOOD, ("__MACOSX/Normal/x.png", b"junk")])
     profile = get_profile("smoke")
     root = open_corpus(str(archive), profile, tmp_path / "home")
-    assert root == tmp_path / "home" / "My knees"
+    assert root == tmp_path / "home" / corpus_name(str(archive))
+    assert root.name.startswith("My-knees-")
     assert len(list_corpus(root)) == 9
     marker = root / IMAGE_FOLDER / "Normal" / "Normal 0.png"
     stamp = marker.stat().st_mtime_ns
     assert open_corpus(str(archive), profile, tmp_path / "home") == root
     assert marker.stat().st_mtime_ns == stamp
     make_zip(archive, GOOD[:-1])
-    with pytest.raises(CorpusError, match="My knees: expected the unpacked"):
+    with pytest.raises(CorpusError, match=r"My-knees-[0-9a-f]{6}: expected the unpacked"):
         open_corpus(str(archive), profile, tmp_path / "home")
 
 
@@ -461,8 +465,90 @@ def test_a_missing_zip_is_refused(tmp_path):
 def test_corpus_names(tmp_path):
     assert corpus_name("simulated") == "simulated"
     assert corpus_name("kaggle") == "kaggle"
-    assert corpus_name(str(tmp_path / "Hospital v1.2.zip")) == "Hospital v1.2"
-    assert corpus_name("../shared/data/knees/") == "knees"
+    assert corpus_name("/films/Hospital v1.2.zip") == "Hospital-v1.2-e5f1a5"
+    assert corpus_name("/films/knees/") == corpus_name("/films/x/../knees")
+
+
+@pytest.mark.parametrize("name", ["007", "1e3", "my knees", "{}", "*", "膝", "-rf", ".", "a" * 300])
+def test_the_name_of_a_folder_is_safe_in_paths_and_commands(name):
+    assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,39}-[0-9a-f]{6}", corpus_name(f"/x/{name}"))
+
+
+def test_folders_of_one_name_and_a_zip_are_different_corpora(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    names = ["a/knees", "b/knees", "a/knees.zip", "kaggle/", "./simulated"]
+    slugs = [corpus_name(name) for name in names]
+    assert len(set(slugs)) == len(names)
+    assert slugs[3:] == [corpus_name(str(tmp_path / name)) for name in ("kaggle", "simulated")]
+    assert corpus_name("~/a/knees") == slugs[0]
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert corpus_name("link/knees") == slugs[0]
+
+
+# ---- what names the films ------------------------------------------------------------------------
+
+
+def test_films_are_named_by_the_settings_that_made_them_or_by_their_files(simulated, tmp_path):
+    root = shutil.copytree(simulated, tmp_path / "copy")
+    made = films_digest(root, list_corpus(root))
+    info = json.loads((root / "corpus.json").read_text())
+    settings = json.dumps(info["settings"], sort_keys=True).encode()
+    assert made == hashlib.sha256(settings).hexdigest()
+    assert films_digest(root, list_corpus(root).iloc[::-1]) == made
+    film = root / list_corpus(root)["path"][0]
+    film.write_bytes(film.read_bytes() + b"\0")
+    changed = list_corpus(root)
+    assert films_digest(root, changed) == rows_digest(changed, ("path", "sha256")) != made
+    (root / "corpus.json").unlink()
+    assert films_digest(root, changed) == rows_digest(changed, ("path", "sha256"))
+
+
+def test_another_encoder_gives_the_same_films(tmp_path, monkeypatch):
+    one = make_simulated(tmp_path / "one", 10, 32, workers=1)
+    save = Image.Image.save
+
+    def worse(image, path, quality=75):
+        save(image, path, quality=quality - 5)
+
+    monkeypatch.setattr(Image.Image, "save", worse)
+    two = make_simulated(tmp_path / "two", 10, 32, workers=1)
+    digests = [films_digest(root, list_corpus(root)) for root in (one, two)]
+    assert hashes(one) != hashes(two)
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b'{"settings": {}}',
+        b'{"settings": {}, "best_possible": {}}',
+        b"null",
+        b"7",
+    ],
+)
+def test_a_damaged_corpus_json_is_named(simulated, tmp_path, text):
+    root = shutil.copytree(simulated, tmp_path / "copy")
+    (root / "corpus.json").write_bytes(text)
+    for use in (
+        lambda: make_simulated(root, 24, 96),
+        lambda: films_digest(root, list_corpus(root)),
+    ):
+        with pytest.raises(CorpusError, match=r"corpus\.json: expected the settings of a"):
+            use()
+
+
+def test_the_corpus_json_of_another_program_is_left_aside(tmp_path):
+    root = write(tmp_path / "mine", *(f"{name}/1.png" for name in CLASS_NAMES))
+    (root / "corpus.json").write_text('{"images": []}')
+    assert films_digest(root, list_corpus(root)) == rows_digest(
+        list_corpus(root), ("path", "sha256")
+    )
+    with pytest.raises(CorpusError, match="mine: expected a corpus made with"):
+        make_simulated(root, 24, 96)
 
 
 def test_open_corpus_makes_the_simulated_one_for_the_profile(tmp_path, simulated):

@@ -1,10 +1,12 @@
 """The plumbing of a chapter: found if it is there, made if not, and said either way."""
 
+import json
 import shutil
 
 import pytest
 
 from osteo_utils import course as plumbing
+from osteo_utils.corpus import IMAGE_FOLDER, films_digest, list_corpus
 from osteo_utils.course import audited, open_course, split
 from osteo_utils.profiles import get_profile
 from osteo_utils.splits import split_hash
@@ -24,6 +26,49 @@ def test_opening_makes_the_corpus_once_and_says_what_is_used(opened, capsys):
     assert again == opened
     assert opened.folder == opened.runs / "simulated" / "smoke"
     assert (opened.root / "corpus.json").exists()
+
+
+@pytest.fixture
+def knees(tmp_path, simulated):
+    """A reader's own folder of films: those of a simulated corpus, without its papers."""
+    return shutil.copytree(simulated / IMAGE_FOLDER, tmp_path / "a" / "knees")
+
+
+def test_two_folders_of_one_name_never_meet(knees, tmp_path):
+    other = shutil.copytree(knees, tmp_path / "b" / "knees")
+    courses = [open_course("smoke", str(root), runs=tmp_path / "runs") for root in (knees, other)]
+    assert len({course.folder for course in courses}) == 2
+    for course, root in zip(courses, (knees, other), strict=True):
+        assert course.root == root
+        assert json.loads((course.folder.parent / "corpus.json").read_text()) == {"path": str(root)}
+
+
+def test_runs_of_another_corpus_under_the_same_short_name_are_refused(knees, tmp_path):
+    course = open_course("smoke", str(knees), runs=tmp_path / "runs")
+    (course.folder.parent / "corpus.json").write_text('{"path": "/elsewhere/knees"}')
+    with pytest.raises(
+        ValueError, match=r"expected the corpus .*a/knees, found .*/elsewhere/knees"
+    ):
+        open_course("smoke", str(knees), runs=tmp_path / "runs")
+    (course.folder.parent / "corpus.json").write_text("{")
+    with pytest.raises(ValueError, match=r"corpus\.json: expected the corpus"):
+        open_course("smoke", str(knees), runs=tmp_path / "runs")
+
+
+def test_a_course_stays_where_it_is_when_the_working_folder_changes(knees, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path / "a")
+    course = open_course("smoke", "knees", runs=tmp_path / "runs")
+    before = course.folder
+    monkeypatch.chdir(tmp_path)
+    assert course.folder == before
+    assert open_course("smoke", course.corpus, runs=tmp_path / "runs") == course
+
+
+def test_the_split_says_which_films_it_is_of(opened):
+    first = split(opened)
+    assert first.attrs["films"] == films_digest(opened.root, list_corpus(opened.root))
+    assert split(opened).attrs["films"] == first.attrs["films"]
+    assert json.loads((opened.folder / "split.json").read_text())["films"] == first.attrs["films"]
 
 
 def test_an_unknown_profile_or_corpus_is_refused_with_the_choices(tmp_path):

@@ -19,6 +19,7 @@ from osteo_utils.splits import (
     split_hash,
     write_split,
 )
+from osteo_utils.store import rows_digest
 
 
 def table(groups, labels, keep=True):
@@ -198,6 +199,35 @@ def test_the_same_split_may_be_written_again_and_another_not(split, tmp_path):
     assert path.read_bytes() == before[1]
 
 
+def test_the_name_of_a_split_does_not_depend_on_the_encoder(split, tmp_path):
+    split.attrs["films"] = "phantoms"
+    digest = write_split(split, tmp_path / "split.csv")
+    elsewhere = split.assign(sha256="x" + split["sha256"])
+    assert split_hash(elsewhere) == digest
+    assert write_split(elsewhere, tmp_path / "split.csv") == digest
+    assert read_split(tmp_path / "split.csv").attrs["films"] == "phantoms"
+    elsewhere.attrs["films"] = "other films"
+    with pytest.raises(SplitError, match="or one of other films"):
+        write_split(elsewhere, tmp_path / "split.csv")
+
+
+def test_without_a_digest_of_the_films_one_over_the_rows_is_written(split, tmp_path):
+    write_split(split, tmp_path / "split.csv")
+    films = read_split(tmp_path / "split.csv").attrs["films"]
+    assert films == rows_digest(split.sample(frac=1, random_state=0), ("path", "sha256"))
+    assert films != rows_digest(split.assign(sha256="x"), ("path", "sha256"))
+
+
+@pytest.mark.parametrize(
+    "names", [["007", "08"], ["NA", "null"], ["1e3", "True"], ["1.50", ""], ["120", "0"]]
+)
+def test_groups_of_any_name_survive_being_written(split, tmp_path, names):
+    split["group"] = split["group"].map(lambda n: names[n] if n < 2 else f"{n}").astype(str)
+    write_split(split, tmp_path / "split.csv")
+    again = read_split(tmp_path / "split.csv")
+    assert again["group"].astype(str).tolist() == split["group"].tolist()
+
+
 def tampered(path):
     lines = path.read_text().splitlines()
     swap = {"train": "test", "test": "train", "validation": "train"}
@@ -207,10 +237,16 @@ def tampered(path):
     path.write_text("\n".join([lines[0], ",".join(first), ",".join(other), *lines[3:]]))
 
 
+def other_content(path):
+    path.write_text(path.read_text().replace("0.png\n", "1.png\n", 1))
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
         (tampered, r"split\.csv: was changed"),
+        (other_content, r"each content once"),
+        (lambda path: path.write_text(path.read_text().replace("0.png\n", "x\n", 1)), "changed"),
         (lambda path: path.unlink(), r"expected a split"),
         (lambda path: path.write_text(""), r"expected a split"),
         (lambda path: path.write_text("path,part\na,train\n"), r"missing"),
@@ -218,7 +254,12 @@ def tampered(path):
         (lambda path: path.with_suffix(".json").write_text("{}"), r"split\.json"),
         (lambda path: path.with_suffix(".json").write_text("[]"), r"split\.json"),
         (lambda path: path.with_suffix(".json").write_text("{"), r"split\.json"),
-        (lambda path: path.with_suffix(".json").write_text('{"split_hash": "0"}'), "changed"),
+        (
+            lambda path: path.with_suffix(".json").write_text(
+                '{"split_hash": "0", "films": "0", "rows": "0"}'
+            ),
+            "changed",
+        ),
         (lambda path: path.write_bytes(b"\xff\xfe\x00"), r"expected a split"),
     ],
 )
