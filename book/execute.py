@@ -6,6 +6,7 @@ The lock beside the output makes a restarted build wait for a chapter that outli
 so a training is never run twice at the same time.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -45,6 +46,7 @@ def main() -> None:
     """Execute, print one line, or exit with the failing cell and its error."""
     source, target = (Path(name).resolve() for name in sys.argv[1:3])
     parameters = dict(zip(("profile", "corpus"), sys.argv[3:5], strict=True))
+    os.environ["OSTEO_PROGRESS"] = "0"  # the kernel inherits it: nobody watches its bars
     acquire(target.with_suffix(".lock"))
     start = time.monotonic()
     try:

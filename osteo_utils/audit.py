@@ -22,10 +22,10 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 from sklearn.tree import DecisionTreeClassifier
-from tqdm import tqdm
 
 from osteo_utils.images import THREADS, Grey, ImageError, read_image
 from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.progress import progress
 from osteo_utils.store import replace_file
 
 # Correlation of detail. Different radiographs stay below 0.53 (217 real ones) and 0.62 (640 phantom
@@ -115,7 +115,7 @@ def _look_at_all(root: Path, images: pd.DataFrame) -> list[_Look]:
 
     with ThreadPoolExecutor(THREADS) as pool:
         looks = pool.map(look, images["path"], images["problem"])
-        return list(tqdm(looks, "auditing", len(images), unit="image", disable=None))
+        return list(progress(looks, "auditing", len(images), "image"))
 
 
 def _look(image: Grey) -> _Look:

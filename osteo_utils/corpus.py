@@ -37,6 +37,7 @@ from osteo_utils.labels import (
 )
 from osteo_utils.phantom import MASKS, Setting, sample_anatomy, sample_setting, simulate_knee
 from osteo_utils.profiles import Profile
+from osteo_utils.progress import progress, watched
 from osteo_utils.store import make_folder, rows_digest
 
 IMAGE_FOLDER: Final = "OS Collected Data"
@@ -271,7 +272,7 @@ def list_corpus(root: Path | str) -> pd.DataFrame:
     files = _labelled_files(root)
     with ThreadPoolExecutor(THREADS) as pool:
         rows = pool.map(lambda file: _row(root, *file), files)
-        table = pd.DataFrame(tqdm(rows, "listing", len(files), unit="file", disable=None))
+        table = pd.DataFrame(progress(rows, "listing", len(files), "file"))
     metadata = _metadata(root, table["path"]).reindex(table["path"], fill_value="")
     return table.assign(**{name: metadata[name].to_numpy() for name in METADATA_COLUMNS[1:]})
 
@@ -312,7 +313,7 @@ def _simulate(part: Path, settings: dict[str, Any], workers: int) -> None:
         for patient, stream in enumerate(streams)
     ]
     drawn = Parallel(n_jobs=workers, return_as="generator")(jobs)
-    facts = [row for pair in tqdm(drawn, "simulating", len(jobs), disable=None) for row in pair]
+    facts = [row for pair in progress(drawn, "simulating", len(jobs), "patient") for row in pair]
     details = [_plant(part, file, rng) for file in files.to_dict("records")]
     _write_tables(part, files.assign(fault_detail=details), pd.DataFrame(facts), rng)
     info = {"settings": settings, "images": len(files), "best_possible": best_possible(population)}
@@ -453,7 +454,7 @@ def _download(url: str, target: Path) -> None:
     try:
         with urllib.request.urlopen(url, timeout=60) as response, target.open("wb") as file:
             expected = int(response.headers.get("Content-Length") or 0)
-            bar = tqdm.wrapattr(file, "write", expected, desc="downloading", disable=None)
+            bar = tqdm.wrapattr(file, "write", expected, desc="downloading", disable=not watched())
             with bar as writer:
                 shutil.copyfileobj(response, writer, 1 << 20)
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -467,7 +468,7 @@ def _extract(archive: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as opened:
             _check_members(archive, opened.infolist())
-            for member in tqdm(opened.infolist(), "unpacking", unit="file", disable=None):
+            for member in progress(opened.infolist(), "unpacking", unit="file"):
                 if not (member.is_dir() or _is_hidden(member.filename)):
                     opened.extract(member, folder)
     except CorpusError:

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy.sparse import csr_array
-from tqdm import tqdm
+
+from osteo_utils.progress import progress
 
 Grey = npt.NDArray[np.uint8]
 
@@ -139,8 +140,8 @@ def load_arrays(paths: Sequence[Path], size: int, cache: Path | None = None) -> 
         if cache is not None and (cached := _read_cache(cache, key)) is not None:
             return cached
         squares = pool.map(lambda path: fit_square(read_image(path), size), paths)
-        progress = tqdm(squares, "decoding", len(paths), unit="image", disable=None)
-        arrays = np.array(list(progress), dtype=np.uint8).reshape(-1, size, size)
+        decoded = progress(squares, "decoding", len(paths), "image")
+        arrays = np.array(list(decoded), dtype=np.uint8).reshape(-1, size, size)
     if cache is not None:
         _write_cache(cache, key, arrays)
     return arrays

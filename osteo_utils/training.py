@@ -13,7 +13,6 @@ and library versions, which give other, equally good, models.
 import hashlib
 import json
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,6 +32,7 @@ from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.models import Architecture, build, get_architecture
 from osteo_utils.novelty import fit_novelty
 from osteo_utils.profiles import Profile
+from osteo_utils.progress import progress, watched
 from osteo_utils.runs import (
     PROBABILITY_COLUMNS,
     Run,
@@ -249,14 +249,10 @@ def _fit(
         epochs=profile.epochs,
         class_weight=_class_weights(labels),
         shuffle=False,  # the batches shuffle themselves, the same way after a kill
-        callbacks=[keeper, *callbacks],
-        verbose=_verbose(),
+        callbacks=[keeper, _Bar(settings), *callbacks],
+        verbose=0,
     )
     return pd.DataFrame(keeper.state["history"])
-
-
-def _verbose() -> int:
-    return 1 if sys.stdout.isatty() else 0
 
 
 def _train_head(
@@ -276,8 +272,8 @@ def _train_head(
             settings["head_epochs"],
             validation_data=(features["validation"], parts["validation"][1]),
             class_weight=_class_weights(parts["train"][1]),
-            callbacks=[best],
-            verbose=_verbose(),
+            callbacks=[best, _Bar(settings, "head")],
+            verbose=0,
         )
         head.set_weights(best.weights)
         file = "head.weights.h5"
@@ -310,7 +306,7 @@ def features_of(
 ) -> npt.NDArray[np.float32]:
     """The vector before the head for each image, float32 (n, features), without augmentation."""
     below = keras.Model(model.input, model.get_layer("dropout").input)
-    return np.asarray(below.predict(images, batch_size, verbose=_verbose()), dtype=np.float32)
+    return np.asarray(below.predict(images, batch_size, verbose=int(watched())), dtype=np.float32)
 
 
 def _cached_features(
@@ -383,6 +379,25 @@ def _class_weights(labels: npt.NDArray[np.int64]) -> dict[int, float]:
     """Weights that make every class count the same in the loss; their mean over images is 1."""
     counts = np.bincount(labels, minlength=len(CLASS_NAMES))
     return {c: len(labels) / (np.count_nonzero(counts) * n) for c, n in enumerate(counts) if n}
+
+
+class _Bar(keras.callbacks.Callback):  # type: ignore[misc]
+    """One bar for a training, an epoch a step, with the latest losses, where somebody watches."""
+
+    def __init__(self, settings: Mapping[str, Any], part: str = "") -> None:
+        super().__init__()
+        self.what = f"training {settings['model']}, seed {settings['seed']} {part}".strip()
+
+    def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
+        self.bar = progress(None, self.what, self.params["epochs"], "epoch")
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        losses = {key: f"{(logs or {})[key]:.3f}" for key in ("loss", "val_loss")}
+        self.bar.set_postfix(losses, refresh=False)
+        self.bar.update(epoch + 1 - self.bar.n)
+
+    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
+        self.bar.close()
 
 
 class _Best(keras.callbacks.Callback):  # type: ignore[misc]
