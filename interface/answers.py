@@ -22,7 +22,7 @@ from PIL import Image
 
 from osteo_utils import course
 from osteo_utils.ensembles import PAIRS, aligned, soft_vote
-from osteo_utils.evaluate import bootstrap, temperature, tempered
+from osteo_utils.evaluate import IF_CALIBRATED, bootstrap, temperature, tempered
 from osteo_utils.gradcam import (
     METHODS,
     PIXEL_METHODS,
@@ -49,7 +49,7 @@ NAME_SHOWN: Final = 60  # characters of a file's name
 EXAMPLE_T_SCORES: Final = (0.4, -1.7, -3.8)
 EXAMPLE_SIDE: Final = 384
 SMALL_MODELS: Final = ("custom_cnn", "mobilenet_v2", "densenet121")  # seconds each in smoke size
-SCORES: Final = ("balanced_accuracy", "ece", "brier")  # shown of every model
+SCORES: Final = ("balanced_accuracy", "ece", IF_CALIBRATED, "brier")  # shown of every model
 # To explain, the softmax is taken off a network for a moment: no other window may ask it then.
 _ONE_AT_A_TIME: Final = RLock()
 _TRAINING: Final = Lock()

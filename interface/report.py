@@ -9,17 +9,18 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from answers import SCORES, Answer, Film, Map, Maps, Member, Record
+from answers import Answer, Film, Map, Maps, Member, Record
 from matplotlib import colormaps
 from PIL import Image
 
 from osteo_utils.cli import NOTICE
 from osteo_utils.course import installed
+from osteo_utils.evaluate import IF_CALIBRATED
 from osteo_utils.gradcam import TITLES
 from osteo_utils.images import fit_square
 from osteo_utils.labels import CLASS_COLOURS
 from osteo_utils.novelty import REMARK
-from osteo_utils.reports import with_interval
+from osteo_utils.reports import beside_calibrated, with_interval
 from osteo_utils.widgets.cam_explorer import SIGNED_COLOURS
 from osteo_utils.widgets.live_gradcam import overlay
 
@@ -173,12 +174,14 @@ def unlike_line(answer: Answer) -> str:
 
 def record_line(known: Record) -> str:
     """Temperature and scores of a model or a vote, with intervals."""
-    shown = {name: with_interval(known.scores[name]) for name in SCORES}
+    scores = known.scores
+    error = beside_calibrated(scores["ece"], scores[IF_CALIBRATED])
     return (
         f"Calibrated with temperature {known.temperature:.2f}, fitted on "
         f"{known.validation_films:,} validation films. On {known.test_films:,} test films: "
-        f"balanced accuracy {shown['balanced_accuracy']}; of the raw probabilities, expected "
-        f"calibration error {shown['ece']} and Brier score {shown['brier']}, 0 being best."
+        f"balanced accuracy {with_interval(scores['balanced_accuracy'])}; of the raw "
+        f"probabilities, expected calibration error {error} and Brier score "
+        f"{with_interval(scores['brier'])}, lower being better."
     )
 
 

@@ -18,12 +18,18 @@ from typing import Any, Final, NamedTuple
 import pandas as pd
 
 from osteo_utils.audit import read_audit
-from osteo_utils.evaluate import bootstrap, temperature, tempered
+from osteo_utils.evaluate import (
+    IF_CALIBRATED,
+    TEMPERATURES,
+    bootstrap,
+    temperature,
+    tempered,
+)
 from osteo_utils.gradcam import METHODS, TITLES
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.models import ARCHITECTURES, get_architecture
 from osteo_utils.profiles import get_profile
-from osteo_utils.reports import with_interval
+from osteo_utils.reports import beside_calibrated, with_interval
 from osteo_utils.runs import Run, probabilities, read_run
 from osteo_utils.splits import PARTS, read_split, split_hash
 from osteo_utils.store import replace_file
@@ -316,13 +322,17 @@ def _site_row(run: Run, name: str, rows: pd.DataFrame) -> dict[str, str]:
 def _calibration(run: Run) -> str:
     validation = run.predictions[run.predictions["part"] == "validation"]
     t = temperature(validation["label"], probabilities(validation))
-    after = _bootstrap(run, _test(run), tempered(probabilities(_test(run)), t)).loc["ece"]
+    after = _bootstrap(run, _test(run), tempered(probabilities(_test(run)), t)).T.to_dict()
+    now = beside_calibrated(_score(run, "ece"), _score(run, IF_CALIBRATED))
+    then = beside_calibrated(after["ece"], after[IF_CALIBRATED])
     how = "too sure of themselves" if t > 1 else "too shy"
+    end = ", where the search ends" if t in TEMPERATURES else ""
     return (
-        f"Expected calibration error on the test part {{cite}}`guo2017`: "
-        f"**{with_interval(_score(run, 'ece'))}**; 0 is perfect. The temperature that fits "
-        f"validation best is {t:.2f}: before it, the probabilities were {how}. With it the error "
-        f"is {_interval(after)}. The run folder and the export keep the "
+        f"Expected calibration error on the test part {{cite}}`guo2017`: **{now}**. On so few "
+        "films no model has an error of 0: in brackets is where that of a perfectly calibrated "
+        "one lies in 95 % of cases. The temperature that fits "
+        f"validation best is {t:.2f}{end}: before it, the probabilities were {how}. With it the "
+        f"error is {then}. The run folder and the export keep the "
         "probabilities as they came, without the temperature."
     )
 

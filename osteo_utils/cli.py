@@ -41,14 +41,16 @@ METHODS: Final = (
 CLASSES: Final = ("Normal", "Osteopenia", "Osteoporosis")
 
 SCORES: Final = (
-    *("balanced_accuracy", "accuracy", "f1_macro", "kappa_quadratic", "auc_macro", "brier", "ece"),
+    *("balanced_accuracy", "accuracy", "f1_macro", "kappa_quadratic", "auc_macro", "brier"),
 )
+CALIBRATION: Final = ("ece", "ece_if_calibrated")  # to be read side by side
 WORDS: Final = {
     "f1_macro": "macro F1",
     "kappa_quadratic": "quadratic weighted kappa",
     "auc_macro": "macro AUC",
     "brier": "Brier score (0 to 2)",
     "ece": "expected calibration error",
+    "ece_if_calibrated": "the same if calibrated",
 }
 CLASS_SCORES: Final = ("precision", "recall", "specificity", "f1")
 NOTICE: Final = (
@@ -368,7 +370,8 @@ def _train(arguments: argparse.Namespace) -> Result:
     run = train_model(course, arguments.model)
     parts = {part: _scores(run, part) for part in ("validation", "test")}
     rows = [
-        {"score": _words(name)} | {p: _interval(parts[p][name]) for p in parts} for name in SCORES
+        {"score": _words(name)} | {p: _interval(parts[p][name]) for p in parts}
+        for name in (*SCORES, *CALIBRATION)
     ]
     told = [f"{_title(run)}: {run.info['epochs_run']} epochs in {run.info['seconds']:.0f} s"]
     told += [f"  on {run.info['device']}, kept epoch {run.info['best_epoch']}; 95 % intervals"]
@@ -715,7 +718,7 @@ def _title(run: "Run") -> str:
 
 
 def _scores(run: "Run", part: str) -> dict[str, dict[str, float]]:
-    return {name: run.metrics[part][name] for name in SCORES}
+    return {name: run.metrics[part][name] for name in (*SCORES, *CALIBRATION)}
 
 
 def _words(score: str) -> str:

@@ -22,9 +22,12 @@ from osteo_utils.corpus import corpus_name
 from osteo_utils.course import Course, split, train_seeds
 from osteo_utils.ensembles import HOW, PAIRS, How, ensemble_predictions, published_key
 from osteo_utils.evaluate import (
+    IF_CALIBRATED,
+    ece_if_calibrated,
     holm,
     interval_ends,
     mcnemar,
+    mean_recall,
     multiplicities,
     two_sided,
     weighted_scores,
@@ -56,7 +59,6 @@ SCORES: Final = (  # of `evaluate.scores`; the weighted ones are those that the 
     "auc_macro",
     "kappa_quadratic",
     "brier",
-    "ece",
 )
 WAYS: Final[dict[How, str]] = {
     "soft": "equal weights",
@@ -261,19 +263,26 @@ def films(field: Field, part: str) -> pd.DataFrame:
 def scoreboard(
     field: Field, part: str = "test", resamples: int = 1000, seed: int = 0
 ) -> dict[str, pd.DataFrame]:
-    """A table for each of `SCORES`: a row for each entrant; columns value, low, high.
+    """A table for each of `SCORES`: a row for each entrant; columns value, low, high, chance.
 
     `value` is the mean over the seeds. In each resample whole groups of films are drawn, the same
     for everybody, and as many seeds as there are, with replacement; so the interval holds the
     chance of the films and, with several seeds, that of the training (Bouthillier et al. 2021).
+    `chance` says which: "films and seeds", or "films only" where there is one seed.
+
+    Two more tables, "ece" and "ece_if_calibrated", as `evaluate.bootstrap` has them: the expected
+    calibration error, without an interval, and what calibrated entrants have, mean over the seeds.
     """
     known = films(field, part)
     weights = multiplicities(known["group"].to_numpy(), len(known), resamples, seed)
     y = known["label"].to_numpy(dtype=np.int64)
     judged = {name: _judged(each, y, weights, part, seed) for name, each in field.items()}
+    chance = ["films and seeds" if len(e.tables) > 1 else "films only" for e in field.values()]
     return {
-        score: pd.DataFrame({k: v[score] for k, v in judged.items()}, ("value", "low", "high")).T
-        for score in SCORES
+        score: pd.DataFrame(
+            {name: rows[score] for name, rows in judged.items()}, ("value", "low", "high")
+        ).T.assign(chance=chance)
+        for score in (*SCORES, "ece", IF_CALIBRATED)
     }
 
 
@@ -285,7 +294,12 @@ def _judged(
     drawn = [weighted_scores(y, p, weights) for p in each]
     share = _seed_shares(len(each), len(weights), seed)
     tails = ((1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2)
+    calibrated = np.mean([ece_if_calibrated(p, len(weights), seed) for p in each], axis=0)
+    ece = float(np.mean([found["ece"] for found in whole]))
     return {
+        "ece": (ece, np.nan, np.nan),
+        IF_CALIBRATED: (float(calibrated.mean()), *interval_ends(calibrated, *tails)),
+    } | {
         score: (
             float(np.mean([found[score] for found in whole])),
             *interval_ends(
@@ -297,11 +311,17 @@ def _judged(
 
 
 def _seed_shares(seeds: int, resamples: int, seed: int) -> Floats:
-    """How much each seed counts in each resample, rows of sum 1; shape (resamples, seeds)."""
-    drawn = np.random.default_rng((seed, seeds)).multinomial(
-        seeds, np.full(seeds, 1 / seeds), resamples
-    )
-    return np.asarray(drawn / seeds)
+    """How much each seed counts in each resample, rows of sum 1; shape (resamples, seeds).
+
+    Drawing k of k values again gives their mean a variance that is (k - 1) / k of the true one,
+    since values lie closer to their own mean than to the true one. So the deviations from equal
+    shares are stretched by the root of k / (k - 1); a share may then be below 0.
+    """
+    equal = np.full(seeds, 1 / seeds)
+    if seeds == 1:
+        return np.ones((resamples, 1))
+    drawn = np.random.default_rng((seed, seeds)).multinomial(seeds, equal, resamples) / seeds
+    return np.asarray(equal + np.sqrt(seeds / (seeds - 1)) * (drawn - equal))
 
 
 def balanced_accuracies(
@@ -318,20 +338,10 @@ def balanced_accuracies(
     values, drawn = {}, {}
     for name, entrant in field.items():
         hits = (entrant.probabilities(part).argmax(axis=2) == y).T.astype(float)
-        values[name] = float(_mean_recall(y, hits, np.ones((1, len(y)))).mean())
+        values[name] = float(mean_recall(y, hits, np.ones((1, len(y)))).mean())
         share = _seed_shares(hits.shape[1], resamples, seed)
-        drawn[name] = (share * _mean_recall(y, hits, weights)).sum(axis=1)
+        drawn[name] = (share * mean_recall(y, hits, weights)).sum(axis=1)
     return pd.Series(values, name="value"), pd.DataFrame(drawn)
-
-
-def _mean_recall(y: npt.NDArray[Any], hits: Floats, weights: Floats) -> Floats:
-    """Balanced accuracy for each row of `weights`, (r, n), and column of `hits`, (n, k): (r, k)."""
-    total = np.zeros((len(weights), hits.shape[1]))
-    for c in range(len(CLASS_NAMES)):
-        drawn = weights[:, y == c]
-        count = drawn.sum(axis=1, keepdims=True)
-        total += (drawn @ hits[y == c]) / np.where(count > 0, count, np.nan)
-    return total / len(CLASS_NAMES)
 
 
 def differences(values: pd.Series, drawn: pd.DataFrame, reference: str) -> pd.DataFrame:

@@ -5,12 +5,16 @@ multiplicities (how often each image was drawn), so a thousand resamples are one
 no loop. What cannot be measured is NaN and never 0: a class without a single image has no recall,
 precision, F1, specificity or AUC, and so neither have the means over classes.
 
+The expected calibration error stands apart. It is above 0 for a perfectly calibrated classifier too
+and resampling raises it once more, so a percentile interval of it need not contain anything true;
+it is shown beside the range that a calibrated classifier has instead (`ece_if_calibrated`).
+
 Two classifiers are compared on the same images (`paired_difference`, `mcnemar`), many comparisons
 are corrected by `holm`, and what a classifier is worth in use is asked by `temperature`,
 `risk_coverage` and `expected_cost`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -28,8 +32,9 @@ ECE_BINS: Final = 10
 # Rows are true, columns predicted: an error costs the number of classes it is off, 1 or 2.
 ORDINAL_COST: Final = ((0.0, 1.0, 2.0), (1.0, 0.0, 1.0), (2.0, 1.0, 0.0))
 _CLASSES: Final = len(CLASS_NAMES)
-_SMALLEST: Final = 1e-12  # probabilities below are raised to it before a logarithm is taken
-_TEMPERATURES: Final = (0.05, 20.0)
+SMALLEST: Final = 1e-12  # probabilities below are raised to it before a logarithm is taken
+TEMPERATURES: Final = (0.05, 20.0)  # where `temperature` looks
+IF_CALIBRATED: Final = "ece_if_calibrated"  # the row of `bootstrap` to read "ece" beside
 
 
 def scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> dict[str, float]:
@@ -61,6 +66,10 @@ def bootstrap(
     one patient are not independent (Field & Welsh 2007). A resample in which a score cannot be
     measured is left out for that score alone. Works in a second or two for 1,000 resamples of a
     few hundred images.
+
+    `ece` has no interval (low and high are NaN). A last row, `ece_if_calibrated`, says what a
+    perfectly calibrated classifier of the same confidences has on these images: its mean ECE, and
+    the ends between which a share of `confidence` of its ECEs lie.
     """
     y, p = _checked(labels, probabilities)
     weights = multiplicities(np.asarray(groups), len(y), resamples, seed)
@@ -70,8 +79,48 @@ def bootstrap(
         name: (value, *interval_ends(drawn[name], tail, 1 - tail))
         for name, value in scores(y, p).items()
     }
+    rows["ece"] = (rows["ece"][0], np.nan, np.nan)
+    calibrated = ece_if_calibrated(p, resamples, seed)
+    rows[IF_CALIBRATED] = (float(calibrated.mean()), *interval_ends(calibrated, tail, 1 - tail))
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])
     return table.rename_axis("score")
+
+
+def ece_if_calibrated(probabilities: npt.ArrayLike, draws: int = 1000, seed: int = 0) -> Floats:
+    """ECEs, shape (draws,), of a perfectly calibrated classifier with these (n, 3) probabilities.
+
+    In each draw every image's label is drawn from its own probabilities, each image by itself, so
+    what is left is chance alone. An ECE inside the middle 95 % of these values is no evidence of
+    miscalibration. Classifiers judged with one `seed` meet the same chance on the same images.
+    """
+    _, p = _checked(np.zeros(len(np.asarray(probabilities)), dtype=np.int64), probabilities)
+    top = p.max(axis=1)
+    right = np.random.default_rng(seed).random((draws, len(top))) < top
+    return np.asarray(np.abs((right - top) @ _bins(top, ECE_BINS)).sum(axis=1) / len(top))
+
+
+def balanced_accuracy(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
+    """Mean recall of the three classes; NaN where one of them has no image."""
+    y, z = _checked_labels(labels), _checked_labels(predicted, "predicted")
+    return float(mean_recall(y, (z == y)[:, None], _ones(y))[0, 0])
+
+
+def mean_recall(
+    y: npt.NDArray[Any],
+    hits: npt.NDArray[Any],
+    weights: npt.NDArray[Any],
+    classes: Iterable[int] = range(_CLASSES),
+) -> Floats:
+    """Balanced accuracy for each row of `weights`, (r, n), and column of `hits`, (n, k): (r, k).
+
+    `hits` says of k classifiers which images each has right. NaN for a row that lacks one of the
+    `classes`: a mean over fewer would be another quantity.
+    """
+    recalls = [
+        ratio(weights[:, y == c] @ hits[y == c], weights[:, y == c].sum(axis=1, keepdims=True))
+        for c in classes
+    ]
+    return np.asarray(np.mean(recalls, axis=0))
 
 
 def confusion(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -97,8 +146,8 @@ def reliability(
             "low": edges[:-1],
             "high": edges[1:],
             "count": count.astype(int),
-            "confidence": _ratio(confidence, count),
-            "accuracy": _ratio(right, count),
+            "confidence": ratio(confidence, count),
+            "accuracy": ratio(right, count),
         }
     )
 
@@ -118,7 +167,8 @@ def paired_difference(
     `value`; `low` and `high`, the percentile interval over resampled groups, in each of which both
     classifiers meet the same images; `p`, two-sided: twice the smaller share of resamples on
     either side of 0, each side with one added (Davison & Hinkley 1997, 4), so it is never below
-    2 / (resamples + 1). NaN where the score cannot be measured. `score` is any name of `scores`.
+    2 / (resamples + 1). NaN where the score cannot be measured. `score` is any name of `scores` but
+    "ece", which resampling raises by an amount that is not the same for both.
     """
     y, first = _checked(labels, p)
     _, second = _checked(labels, q)
@@ -170,15 +220,22 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
 def temperature(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
     """The T of `tempered` with the lowest log loss, 0.05 to 20 (Guo et al. 2017). Use validation.
 
-    Above 1 the probabilities were too sure of themselves, below 1 too shy.
+    Above 1 the probabilities were too sure of themselves, below 1 too shy. Exactly an end of
+    TEMPERATURES where the loss still falls there, as when every answer is right: then no T fits.
+    Exactly 1 where no T is better, as for probabilities that are all equal.
     """
     y, p = _checked(labels, probabilities)
 
-    def loss(log_t: float) -> float:
-        given = tempered(p, np.exp(log_t))[np.arange(len(y)), y]
-        return float(-np.log(np.maximum(given, _SMALLEST)).mean())
+    def loss(t: float) -> float:
+        given = tempered(p, t)[np.arange(len(y)), y]
+        return float(-np.log(np.maximum(given, SMALLEST)).mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded").x))
+    found = minimize_scalar(
+        lambda log_t: loss(np.exp(log_t)), bounds=np.log(TEMPERATURES), method="bounded"
+    )
+    if not found.success:
+        raise ValueError(f"temperature: expected a lowest log loss, found none: {found.message}")
+    return min((1.0, *TEMPERATURES, float(np.exp(found.x))), key=loss)  # the first of equals
 
 
 def tempered(probabilities: npt.ArrayLike, t: float) -> Floats:
@@ -186,7 +243,7 @@ def tempered(probabilities: npt.ArrayLike, t: float) -> Floats:
     if not t > 0:
         raise ValueError(f"temperature: expected a number above 0, found {t}")
     p = np.asarray(probabilities, dtype=float)
-    return np.asarray(softmax(np.log(np.maximum(p, _SMALLEST)) / t, axis=1))
+    return np.asarray(softmax(np.log(np.maximum(p, SMALLEST)) / t, axis=1))
 
 
 def risk_coverage(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> pd.DataFrame:
@@ -235,8 +292,8 @@ def expected_cost(
 
 def _difference(y: npt.NDArray[np.int64], p: Floats, q: Floats, w: Floats, score: str) -> Floats:
     found = [weighted_scores(y, each, w) for each in (p, q)]
-    if score not in found[0]:
-        raise ValueError(f"score: expected one of {', '.join(found[0])}, found {score!r}")
+    if score not in (known := [name for name in found[0] if name != "ece"]):
+        raise ValueError(f"score: expected one of {', '.join(known)}, found {score!r}")
     return np.asarray(found[0][score] - found[1][score])
 
 
@@ -270,11 +327,11 @@ def _matrix_scores(matrices: Floats) -> dict[str, Floats]:
     total = true.sum(axis=1, keepdims=True)
     present = np.where(true > 0, 1.0, np.nan)
     by_class = {
-        "precision": present * np.nan_to_num(_ratio(hits, called)),
-        "recall": _ratio(hits, true),
-        "f1": present * _ratio(2 * hits, true + called),
+        "precision": present * np.nan_to_num(ratio(hits, called)),
+        "recall": ratio(hits, true),
+        "f1": present * ratio(2 * hits, true + called),
     }
-    specificity = present * _ratio(total - true - called + hits, total - true)
+    specificity = present * ratio(total - true - called + hits, total - true)
     result = {"accuracy": hits.sum(axis=1) / total[:, 0]}
     result["balanced_accuracy"] = by_class["recall"].mean(axis=1)
     for name, values in by_class.items():
@@ -294,7 +351,7 @@ def _kappa(matrices: Floats) -> Floats:
     cost = np.square(steps[:, None] - steps).astype(float)
     expected = np.einsum("ri,rj,ij->r", matrices.sum(axis=2), matrices.sum(axis=1), cost)
     observed = np.einsum("rij,ij->r", matrices, cost) * matrices.sum(axis=(1, 2))
-    return 1 - _ratio(observed, expected)
+    return 1 - ratio(observed, expected)
 
 
 def _auc(positive: npt.NDArray[np.bool_], score: Floats, weights: Floats) -> Floats:
@@ -304,7 +361,7 @@ def _auc(positive: npt.NDArray[np.bool_], score: Floats, weights: Floats) -> Flo
     up = np.add.reduceat(weights[:, order] * positive[order], starts, axis=1)
     down = np.add.reduceat(weights[:, order] * ~positive[order], starts, axis=1)
     below = np.cumsum(down, axis=1) - down / 2
-    return _ratio((up * below).sum(axis=1), up.sum(axis=1) * down.sum(axis=1))
+    return ratio((up * below).sum(axis=1), up.sum(axis=1) * down.sum(axis=1))
 
 
 def _bin_sums(
@@ -312,9 +369,14 @@ def _bin_sums(
 ) -> tuple[Floats, Floats, Floats]:
     """Weight, summed confidence and summed hits of each bin, each of shape (resamples, bins)."""
     top = p.max(axis=1)
-    member = np.eye(bins)[np.clip(np.ceil(top * bins).astype(int) - 1, 0, bins - 1)]
+    member = _bins(top, bins)
     right = (p.argmax(axis=1) == y).astype(float)
     return weights @ member, weights @ (member * top[:, None]), weights @ (member * right[:, None])
+
+
+def _bins(top: Floats, bins: int) -> Floats:
+    """1 in the column of the bin (of equal width, with its upper edge) of each top probability."""
+    return np.asarray(np.eye(bins)[np.clip(np.ceil(top * bins).astype(int) - 1, 0, bins - 1)])
 
 
 def multiplicities(groups: npt.NDArray[Any], n: int, resamples: int, seed: int) -> Floats:
@@ -337,9 +399,10 @@ def interval_ends(values: Floats, low: float, high: float) -> tuple[float, float
     return float(np.quantile(known, low)), float(np.quantile(known, high))
 
 
-def _ratio(above: Floats, below: Floats) -> Floats:
-    """Quotient; NaN where the denominator is 0."""
-    out = np.full(np.shape(above), np.nan)
+def ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> Floats:
+    """Quotient of two arrays that broadcast; NaN where the denominator is not above 0."""
+    above, below = np.broadcast_arrays(above, below)
+    out = np.full(above.shape, np.nan)
     np.divide(above, below, out=out, where=below > 0)
     return out
 

@@ -25,7 +25,7 @@ from scipy.stats import rankdata
 from skimage.metrics import structural_similarity
 
 from osteo_utils.corpus import read_mask
-from osteo_utils.evaluate import interval_ends, multiplicities
+from osteo_utils.evaluate import interval_ends, multiplicities, ratio
 from osteo_utils.gradcam import Maps, resized
 
 Floats = npt.NDArray[np.float64]
@@ -54,7 +54,7 @@ def pointing_game(maps: Maps, masks: Masks, tolerance: float = 0) -> Floats:
     near = masks
     if tolerance > 0:
         near = np.stack([distance_transform_edt(~mask) <= tolerance for mask in masks])
-    return _where_any(masks, _ratio((top & near).sum(axis=(1, 2)), top.sum(axis=(1, 2))))
+    return _where_any(masks, ratio((top & near).sum(axis=(1, 2)), top.sum(axis=(1, 2))))
 
 
 def share_inside(maps: Maps, masks: Masks) -> Floats:
@@ -65,7 +65,7 @@ def share_inside(maps: Maps, masks: Masks) -> Floats:
     """
     positive = np.maximum(_fitted(maps, masks), 0)
     inside = (positive * masks).sum(axis=(1, 2), dtype=float)
-    return _where_any(masks, _ratio(inside, positive.sum(axis=(1, 2), dtype=float)))
+    return _where_any(masks, ratio(inside, positive.sum(axis=(1, 2), dtype=float)))
 
 
 def area_share(masks: Masks) -> Floats:
@@ -96,7 +96,7 @@ def top_overlap(maps: Maps, masks: Masks, share: float | None = None) -> Floats:
     count = inside.sum(axis=1) if share is None else np.full(len(masks), share * inside.shape[1])
     strongest = _strongest(levels, np.clip(np.round(count), 1, inside.shape[1]).astype(int))
     both = (strongest * inside).sum(axis=1)
-    return _where_any(masks, _ratio(both, strongest.sum(axis=1) + inside.sum(axis=1) - both))
+    return _where_any(masks, ratio(both, strongest.sum(axis=1) + inside.sum(axis=1) - both))
 
 
 def region_masks(root: Path | str, paths: Sequence[str], size: int = 256) -> dict[str, Masks]:
@@ -209,11 +209,11 @@ def average_drop(
     """
     x = _films(images)
     wanted, positive = target_classes(model, x, target), np.maximum(resized(maps, x.shape[1]), 0)
-    keep = _ratio(positive, positive.max(axis=(1, 2), keepdims=True))[..., None]
+    keep = ratio(positive, positive.max(axis=(1, 2), keepdims=True))[..., None]
     shown = np.nan_to_num(keep * x + (1 - keep) * _filled(x, fill))
     before, after = _score(model, x, wanted), _score(model, _cast(shown, x.dtype), wanted)
     alive = np.where(_finite(keep[..., 0]), 1, np.nan)
-    drop = alive * _ratio(np.maximum(before - after, 0), before)
+    drop = alive * ratio(np.maximum(before - after, 0), before)
     return Drop(drop, alive * (after > before))
 
 
@@ -286,7 +286,7 @@ def agreement(a: Maps, b: Maps) -> Floats:
     ranks = [rankdata(each.reshape(len(each), -1), axis=1) for each in _common(a, b)]
     u, v = (each - each.mean(axis=1, keepdims=True) for each in ranks)
     norm = np.sqrt((u**2).sum(axis=1) * (v**2).sum(axis=1))
-    return _ratio((u * v).sum(axis=1), norm)
+    return ratio((u * v).sum(axis=1), norm)
 
 
 def agreement_table(maps: Mapping[str, Maps]) -> pd.DataFrame:
@@ -322,7 +322,7 @@ def mean_interval(
     v = np.asarray(values, dtype=float)
     known = np.isfinite(v)
     weights = multiplicities(np.asarray(groups), len(v), resamples, seed) * known
-    drawn = _ratio(weights @ np.where(known, v, 0), weights.sum(axis=1))
+    drawn = ratio(weights @ np.where(known, v, 0), weights.sum(axis=1))
     low, high = interval_ends(drawn, (1 - confidence) / 2, (1 + confidence) / 2)
     return {"value": _mean(v), "low": low, "high": high, "n": int(known.sum())}
 
@@ -440,7 +440,7 @@ def _strongest(levels: Floats, counts: npt.NDArray[np.int64]) -> Floats:
     pairs = zip(levels, counts, strict=True)
     edge = np.array([np.partition(row, -count)[-count] for row, count in pairs])[:, None]
     above, tied = levels > edge, levels == edge
-    left = _ratio(counts - above.sum(axis=1), tied.sum(axis=1))
+    left = ratio(counts - above.sum(axis=1), tied.sum(axis=1))
     return np.asarray(above + tied * left[:, None])
 
 
@@ -515,11 +515,3 @@ def _where_any(masks: Masks, values: Floats) -> Floats:
 def _mean(values: Floats) -> float:
     known = values[np.isfinite(values)]
     return float(known.mean()) if known.size else np.nan
-
-
-def _ratio(above: npt.NDArray[Any], below: npt.NDArray[Any]) -> Floats:
-    """Quotient; NaN where the denominator is not above 0."""
-    above, below = np.broadcast_arrays(above, below)
-    out = np.full(above.shape, np.nan)
-    np.divide(above, below, out=out, where=below > 0)
-    return out

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import t as student
 
+from osteo_utils.evaluate import SMALLEST, balanced_accuracy
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.splits import PARTS, make_split
 from osteo_utils.store import replace_file
@@ -102,15 +103,21 @@ def fit(
 
     The same compiled model serves all trainings (tracing takes longer than training here): first
     weights and optimizer are put back to a fresh start drawn from `seed`. No augmentation. Back
-    comes a row an epoch: `loss` and `balanced_accuracy` of the validation part.
+    comes a row an epoch: `loss` and `balanced_accuracy` of the validation part. `ValueError` where
+    no epoch has a loss that is a number.
     """
     _start_again(model, seed)
-    rng, history, best = np.random.default_rng(seed), [], model.get_weights()
+    rng, history, least, best = np.random.default_rng(seed), [], np.inf, None
     for _ in range(epochs):
         _epoch(model, films, labels, rng.permutation(parts["train"]), batch_size)
         history.append(_look(model, films, labels, parts["validation"]))
-        if history[-1]["loss"] == min(row["loss"] for row in history):
-            best = model.get_weights()
+        if (loss := history[-1]["loss"]) <= least:  # false for a NaN
+            least, best = loss, model.get_weights()
+    if best is None:
+        raise ValueError(
+            f"training: expected a finite validation loss in one of {epochs} epochs, found none; "
+            "lower the learning rate"
+        )
     model.set_weights(best)
     return pd.DataFrame(history)
 
@@ -138,7 +145,7 @@ def _look(
     model: keras.Model, films: npt.NDArray[np.uint8], labels: Ints, rows: Ints
 ) -> dict[str, float]:
     p, y = predict(model, films, rows), labels[rows]
-    loss = -np.log(np.maximum(p[np.arange(len(y)), y], 1e-7)).mean()
+    loss = -np.log(np.maximum(p[np.arange(len(y)), y], SMALLEST)).mean()
     return {"loss": float(loss), "balanced_accuracy": balanced_accuracy(y, p.argmax(axis=1))}
 
 
@@ -172,17 +179,15 @@ def judge(
     return row
 
 
-def balanced_accuracy(labels: Ints, called: Ints) -> float:
-    """Mean recall of the classes that occur in `labels`."""
-    return float(np.mean([np.mean(called[labels == c] == c) for c in np.unique(labels)]))
-
-
 def best_of(claimed: npt.ArrayLike, true: npt.ArrayLike, k: int) -> tuple[float, float]:
     """Expected claim of the best of `k` of these runs, and what that winner is truly worth.
 
-    The mean over all choices of `k` runs; the winner is the one that claims most.
+    The mean over all choices of `k` runs; the winner is the one that claims most. NaN where a run
+    claims nothing that can be measured: nobody knows whether it would have won.
     """
     c, w = np.asarray(claimed, float), np.asarray(true, float)
+    if np.isnan(c).any():
+        return np.nan, np.nan
     chosen = [max(each, key=lambda i: c[i]) for each in combinations(range(len(c)), k)]
     return float(c[chosen].mean()), float(w[chosen].mean())
 

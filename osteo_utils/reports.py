@@ -179,6 +179,11 @@ def with_interval(score: Mapping[str, float | None]) -> str:
     return "not measurable" if math.isnan(value) else f"{value:.2f} ({_range(score)})"
 
 
+def beside_calibrated(ece: Mapping[str, Any], calibrated: Mapping[str, Any]) -> str:
+    """`0.06 (if calibrated: 0.03 to 0.08)`, from the rows of `evaluate.bootstrap` that say so."""
+    return f"{_number(ece['value']):.2f} (if calibrated: {_range(calibrated)})"
+
+
 def _range(score: Mapping[str, float | None]) -> str:
     low, high = _number(score["low"]), _number(score["high"])
     return "no interval" if math.isnan(low + high) else f"{low:.2f} to {high:.2f}"

@@ -155,11 +155,13 @@ def test_calibration_is_fitted_on_validation_and_told_of_the_test_part(folder):
     p = {part: rows[list(PROBABILITY_COLUMNS)].to_numpy() for part, rows in parts.items()}
     t = temperature(parts["validation"]["label"], p["validation"])
     test = parts["test"]
-    after = bootstrap(test["label"], tempered(p["test"], t), test["group"], RESAMPLES, 0).loc["ece"]
+    after = bootstrap(test["label"], tempered(p["test"], t), test["group"], RESAMPLES, 0)
+    low, high = after.loc["ece_if_calibrated", ["low", "high"]]
     text = section(card(folder), "Calibration")
-    assert f"is {t:.2f}: before it, the probabilities were too shy" in text
-    assert f"is {after['value']:.2f} ({after['low']:.2f} to {after['high']:.2f})" in text
-    assert "**0.03 (" in text  # 0.8 said, five of six right
+    assert f"is {t:.2f}, where the search ends: before it, the probabilities were too shy" in text
+    error = after.loc["ece", "value"]
+    assert f"error is {error:.2f} (if calibrated: {low:.2f} to {high:.2f})" in text
+    assert "**0.03 (if calibrated: " in text  # 0.8 said, five of six right
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,6 @@ def test_calibration_is_fitted_on_validation_and_told_of_the_test_part(folder):
         ("balanced_accuracy", "Scores"),
         ("recall_normal", "By class"),
         ("specificity_osteoporosis", "By class"),
-        ("ece", "Calibration"),
     ],
 )
 def test_a_number_changed_in_the_run_changes_on_the_page(folder, score, title):
@@ -179,6 +180,13 @@ def test_a_number_changed_in_the_run_changes_on_the_page(folder, score, title):
     after = section(card(folder), title)
     assert "0.43 (0.12 to 0.88)" not in before
     assert "0.43 (0.12 to 0.88)" in after
+
+
+def test_a_calibration_error_changed_in_the_run_changes_on_the_page(folder):
+    new = {"ece": {"value": 0.4321}, "ece_if_calibrated": {"low": 0.1234, "high": 0.8765}}
+    file = folder / "custom_cnn" / "seed0" / "metrics.json"
+    change(file, lambda metrics: metrics["test"].update(new))
+    assert "**0.43 (if calibrated: 0.12 to 0.88)**" in section(card(folder), "Calibration")
 
 
 def test_a_score_that_could_not_be_measured_is_no_empty_field(folder):

@@ -173,8 +173,9 @@ def test_the_scores_of_one_seed_are_those_of_the_plain_bootstrap(field):
     board = scoreboard(field, "test", resamples=40, seed=3)
     rows = field["VGG16"].tables[0].query("part == 'test'")
     plain = bootstrap(rows["label"], probabilities(rows), rows["group"], 40, 3)
-    for score in comparison.SCORES:
-        np.testing.assert_allclose(board[score].loc["VGG16"], plain.loc[score])
+    for score in (*comparison.SCORES, "ece", "ece_if_calibrated"):
+        found = board[score].loc["VGG16", ["value", "low", "high"]].astype(float)
+        np.testing.assert_allclose(found, plain.loc[score])
 
 
 def test_several_seeds_are_averaged_and_widen_the_interval():
@@ -185,12 +186,30 @@ def test_several_seeds_are_averaged_and_widen_the_interval():
         for name, tables in (("one", same[:1]), ("same", same), ("apart", apart))
     }
     table = scoreboard(field, "test", resamples=300)["accuracy"]
-    np.testing.assert_allclose(table.loc["one"], table.loc["same"])
+    columns = ["value", "low", "high"]
+    one, alike = (table.loc[name, columns].astype(float) for name in ("one", "same"))
+    np.testing.assert_allclose(one, alike)
+    assert table["chance"].tolist() == ["films only", "films and seeds", "films and seeds"]
     rows = [each.query("part == 'test'") for each in apart]
     right = [(probabilities(r).argmax(axis=1) == r["label"]).mean() for r in rows]
     assert table.loc["apart", "value"] == pytest.approx(np.mean(right))
     width = table["high"] - table["low"]
     assert width["apart"] > 1.5 * width["same"]
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_the_chance_of_the_training_is_as_large_as_between_repeated_studies(k):
+    # Many studies of k seeds each; every seed is worth a normal draw of variance 1. The mean of a
+    # study has the variance 1 / k; the resamples must say so, and said (k - 1) / k of it before.
+    worth = np.random.default_rng(0).normal(size=(2000, k))
+    share = comparison._seed_shares(k, 4000, 0)
+    np.testing.assert_allclose(share.sum(axis=1), 1)
+    assert worth.mean(axis=1).var() == pytest.approx(1 / k, rel=0.1)
+    assert np.var(worth @ share.T, axis=1).mean() == pytest.approx(1 / k, rel=0.05)
+
+
+def test_one_seed_has_no_chance_of_its_own():
+    assert (comparison._seed_shares(1, 5, 0) == 1).all()
 
 
 def test_balanced_accuracies_are_those_of_the_scoreboard(field):

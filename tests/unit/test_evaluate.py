@@ -7,11 +7,15 @@ from sklearn import metrics
 from statsmodels.stats.proportion import proportion_confint
 
 from osteo_utils.evaluate import (
+    TEMPERATURES,
+    balanced_accuracy,
     bootstrap,
     confusion,
+    ece_if_calibrated,
     expected_cost,
     holm,
     mcnemar,
+    mean_recall,
     paired_difference,
     reliability,
     risk_coverage,
@@ -39,7 +43,7 @@ def sklearn_scores(y, p):
         "balanced_accuracy": metrics.balanced_accuracy_score(y, z),
         "kappa_quadratic": metrics.cohen_kappa_score(y, z, weights="quadratic"),
         "auc_macro": metrics.roc_auc_score(y, p, multi_class="ovr", average="macro"),
-        "brier": metrics.brier_score_loss(y, p, scale_by_half=False),
+        "brier": np.square(p - np.eye(3)[y]).sum(axis=1).mean(),
     }
     for average in ("macro", "weighted", None):
         values = metrics.precision_recall_fscore_support(y, z, average=average, zero_division=0)
@@ -100,7 +104,7 @@ def test_resamples_without_a_class_are_left_out_for_its_scores_alone():
     y, p = guesses(30)
     y = np.where(np.arange(30) < 2, 2, y % 2)  # two images of class 2: many resamples lack it
     table = bootstrap(y, p, np.arange(30), resamples=300)
-    assert np.isfinite(table.to_numpy()).all()
+    assert np.isfinite(table.drop(index="ece").to_numpy()).all()
 
 
 def test_an_unmeasurable_score_has_no_interval():
@@ -134,7 +138,7 @@ def test_bootstrap_is_deterministic_and_fast():
     assert time.process_time() - start < 4
     pd.testing.assert_frame_equal(first, bootstrap(y, p, np.arange(200), resamples=1000, seed=1))
     assert not first.equals(bootstrap(y, p, np.arange(200), resamples=1000, seed=2))
-    assert (first["low"] <= first["high"]).all()
+    assert (first["low"] <= first["high"]).drop("ece").all()
     assert list(first.columns) == ["value", "low", "high"]
 
 
@@ -152,6 +156,61 @@ def test_ece_and_reliability_by_hand():
     assert table["count"].tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 0, 2]
     assert table.loc[5, ["confidence", "accuracy"]].tolist() == pytest.approx([0.575, 1.0])
     assert np.isnan(table.loc[0, "accuracy"])
+
+
+def calibrated(n, seed):
+    """Labels drawn from the stated probabilities: nobody could be better calibrated."""
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet([0.6] * 3, n)
+    return (rng.random((n, 1)) > np.cumsum(p, axis=1)[:, :2]).sum(axis=1), p
+
+
+def test_ece_of_calibrated_forecasts_lies_in_the_calibrated_range():
+    inside, values, means = [], [], []
+    for seed in range(200):
+        y, p = calibrated(260, seed)
+        drawn, value = ece_if_calibrated(p, 300, seed), scores(y, p)["ece"]
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        inside.append(low <= value <= high)
+        values.append(value)
+        means.append(drawn.mean())
+    assert 0.91 <= np.mean(inside) <= 0.985  # of 200: 95 % with two and a half standard errors
+    assert np.mean(values) == pytest.approx(np.mean(means), abs=0.003)
+    assert np.mean(means) == pytest.approx(0.054, abs=0.003)  # far from the 0 of "perfect"
+
+
+def test_ece_of_a_calibrated_forecaster_by_hand():
+    # Two images of confidence 0.8 in one bin: both right 0.64, one 0.32, none 0.04 of the time.
+    found = ece_if_calibrated([[0.8, 0.1, 0.1]] * 2, 20_000)
+    for value, share in ((0.2, 0.64), (0.3, 0.32), (0.8, 0.04)):
+        assert np.isclose(found, value).mean() == pytest.approx(share, abs=0.015)
+    assert ece_if_calibrated([[1.0, 0, 0]] * 5, 10).tolist() == [0] * 10
+
+
+def test_ece_has_no_percentile_interval_but_the_calibrated_range_beside_it():
+    y, p = calibrated(120, 0)
+    table = bootstrap(y, p, np.arange(120) // 2, 300, seed=4)
+    drawn = ece_if_calibrated(p, 300, seed=4)
+    assert table.loc["ece", "value"] == scores(y, p)["ece"]
+    assert table.loc["ece", ["low", "high"]].isna().all()
+    expected = [drawn.mean(), *np.quantile(drawn, [0.025, 0.975])]
+    assert table.loc["ece_if_calibrated"].tolist() == pytest.approx(expected)
+    boastful = bootstrap(y, tempered(p, 0.3), np.arange(120), 300)["value"]
+    assert boastful["ece"] > 2 * boastful["ece_if_calibrated"]
+    with pytest.raises(ValueError, match="score: expected one of accuracy"):
+        paired_difference(y, p, tempered(p, 2.0), np.arange(120), "ece")
+
+
+def test_balanced_accuracy_is_the_one_of_scores_and_nan_without_a_class():
+    y, p = guesses(60)
+    z = p.argmax(axis=1)
+    assert balanced_accuracy(y, z) == pytest.approx(metrics.balanced_accuracy_score(y, z))
+    assert balanced_accuracy(y, z) == pytest.approx(scores(y, p)["balanced_accuracy"])
+    assert np.isnan(balanced_accuracy(np.minimum(y, 1), z))
+    # Two classes alone are asked for; the second resample lacks one of them.
+    labels, right = np.array([0, 0, 1]), np.array([[True], [False], [True]])
+    found = mean_recall(labels, right, np.array([[1, 1, 1], [2, 1, 0]]), classes=(0, 1))
+    np.testing.assert_allclose(found[:, 0], [0.75, np.nan])
 
 
 def test_confusion_equals_scikit_learn():
@@ -315,6 +374,24 @@ def test_temperature_by_hand():
     # Sure 0.9 : 0.1, right in 3 of 4. Best log loss where the answer gets 3/4: odds 9^(1/T) = 3.
     p = np.array([[0.9, 0.1, 0.0]] * 4)
     assert temperature([0, 0, 0, 1], p) == pytest.approx(2, abs=1e-3)
+
+
+def test_temperature_at_an_end_and_of_probabilities_that_are_all_equal():
+    sure = np.array([[0.9, 0.05, 0.05]] * 3)
+    assert temperature([0, 0, 0], sure) == TEMPERATURES[0]  # always right: never sure enough
+    assert temperature([1, 2, 1], sure) == TEMPERATURES[1]  # always wrong: never modest enough
+    assert temperature([0, 1, 2], np.full((3, 3), 1 / 3)) == 1  # no T changes anything
+
+
+def test_a_temperature_that_was_not_found_is_an_error(monkeypatch):
+    from scipy.optimize import OptimizeResult
+
+    from osteo_utils import evaluate
+
+    lost = OptimizeResult(x=0.0, success=False, message="out of breath")
+    monkeypatch.setattr(evaluate, "minimize_scalar", lambda *_, **__: lost)
+    with pytest.raises(ValueError, match="expected a lowest log loss, found none: out of"):
+        temperature([0, 1], [[0.9, 0.1, 0], [0.1, 0.9, 0]])
 
 
 def test_risk_and_coverage_by_hand():

@@ -104,14 +104,15 @@ def test_kin_is_the_nearest_relative_in_training():
 def test_judge_counts_scores_and_hits_by_hand():
     labels = np.array([0, 0, 1, 2, 2, 1, 1, 0])
     called = np.array([0, 1, 1, 2, 0, 1, 2, 0])
-    parts = {"train": np.array([0]), "validation": np.array([1, 2]), "test": np.array([3, 4, 5])}
-    world, elsewhere = np.array([6, 7]), np.array([7])
+    parts = {"train": np.array([0, 2, 3]), "validation": np.array([1, 2, 3, 4])}
+    parts["test"] = np.array([3, 4, 5])
+    world, elsewhere = np.array([3, 6, 7]), np.array([7])
     row = leakage.judge(called, labels, parts, world, elsewhere, np.array([KIN[0], KIN[2], KIN[0]]))
     assert row["train"] == 1
-    assert row["validation"] == 0.5
-    assert row["test"] == 0.75  # recall 1/2 of class 2, 1 of class 1; class 0 does not occur
-    assert row["world"] == 0.5
-    assert row["elsewhere"] == 1
+    assert row["validation"] == pytest.approx((0 + 1 + 1 / 2) / 3)
+    assert np.isnan(row["test"])  # no film of class 0, so no mean over the three
+    assert row["world"] == pytest.approx((1 + 0 + 1) / 3)
+    assert np.isnan(row["elsewhere"])
     assert [row[f"hits {name}"] for name in KIN] == [2, 0, 0]
     assert [row[f"films {name}"] for name in KIN] == [2, 0, 1]
 
@@ -120,6 +121,11 @@ def test_best_of_two_of_three_by_hand():
     claimed, true = leakage.best_of([0.5, 0.7, 0.6], [0.1, 0.2, 0.3], 2)
     assert claimed == pytest.approx((0.7 + 0.6 + 0.7) / 3)
     assert true == pytest.approx((0.2 + 0.3 + 0.2) / 3)
+
+
+@pytest.mark.parametrize("claimed", [[np.nan, 0.7, 0.6], [0.7, 0.6, np.nan]])
+def test_best_of_runs_of_which_one_cannot_be_measured_is_unknown_in_any_order(claimed):
+    assert np.isnan(leakage.best_of(claimed, [0.1, 0.2, 0.3], 1)).all()
 
 
 def test_jackknife_of_a_mean_is_the_t_interval():
@@ -183,6 +189,28 @@ def test_fit_learns_keeps_the_best_epoch_and_starts_anew(model):
     leakage.fit(model, films, labels, parts, epochs=1, seed=4, batch_size=10)
     again = leakage.fit(model, films, labels, parts, epochs=12, seed=3, batch_size=10)
     np.testing.assert_allclose(again["loss"], history["loss"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_fit_keeps_the_best_of_the_epochs_whose_loss_is_a_number(model, monkeypatch, lost):
+    films, labels, parts = brightness_films()
+    look, seen = leakage._look, []
+
+    def sometimes_lost(*args):
+        seen.append(look(*args) | {"weights": model.get_weights()})
+        return seen[-1] | ({"loss": np.nan} if len(seen) == lost + 1 else {})
+
+    monkeypatch.setattr(leakage, "_look", sometimes_lost)
+    leakage.fit(model, films, labels, parts, epochs=3, seed=3, batch_size=10)
+    best = min((row for i, row in enumerate(seen) if i != lost), key=lambda row: row["loss"])
+    assert all(map(np.array_equal, model.get_weights(), best["weights"]))
+
+
+def test_fit_without_any_loss_that_is_a_number_is_an_error(model, monkeypatch):
+    films, labels, parts = brightness_films()
+    monkeypatch.setattr(leakage, "_look", lambda *_: {"loss": np.nan, "balanced_accuracy": 0.5})
+    with pytest.raises(ValueError, match="expected a finite validation loss in one of 2 epochs"):
+        leakage.fit(model, films, labels, parts, epochs=2, seed=3)
 
 
 def test_predict_gives_a_row_for_each_film_whatever_their_number(model):

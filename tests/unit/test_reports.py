@@ -122,6 +122,12 @@ def test_scores_are_written_with_their_interval():
     assert reports.with_interval(dict.fromkeys(("value", "low", "high"))) == "not measurable"
 
 
+def test_a_calibration_error_stands_beside_what_a_calibrated_model_has():
+    error, calibrated = {"value": 0.0551, "low": None}, {"value": 0.05, "low": 0.03, "high": 0.08}
+    told = "0.06 (if calibrated: 0.03 to 0.08)"
+    assert reports.beside_calibrated(error, calibrated) == told
+
+
 def test_examples_are_the_surest_and_the_least_sure(make_run):
     chosen = reports.choose_examples(make_run(), count=1)
     assert chosen["kind"].tolist() == ["right", "wrong", "unsure"]
