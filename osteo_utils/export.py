@@ -22,7 +22,7 @@ from osteo_utils.evaluate import wilson
 from osteo_utils.gradcam import Maps
 from osteo_utils.labels import CLASS_NAMES, class_of_t_score
 from osteo_utils.models import get_architecture
-from osteo_utils.novelty import QUANTILE, REMARK, SIDE, Novelty, fit_novelty
+from osteo_utils.novelty import REMARK, SIDE, Novelty, fit_novelty
 from osteo_utils.phantom import simulate_knee
 from osteo_utils.plots import SALIENCY_CMAP
 from osteo_utils.runs import Run, probabilities
@@ -206,7 +206,8 @@ def _exported(run: Run, parts: Mapping[str, Arrays], folder: Path) -> dict[str, 
 
 def _novelty_facts(novelty: Novelty) -> dict[str, Any]:
     arrays = {"mean": novelty.mean.tolist(), "precision": novelty.precision.tolist()}
-    return arrays | {"threshold": novelty.threshold, "quantile": QUANTILE, "side": SIDE}
+    limit = {"threshold": novelty.threshold, "false_alarms": novelty.false_alarms}
+    return arrays | limit | {"side": SIDE}
 
 
 def _converted(network: keras.Model, run: Run) -> bytes:

@@ -1,7 +1,8 @@
 """Is this film like those a model was trained on? If not, its answer means little.
 
 A film is shrunk to 8 x 8 grey levels, and its Mahalanobis distance from the training films is held
-against those of the validation films. The layout of a knee film is in these few numbers, and a
+against those of the validation films, as in conformal prediction (Vovk et al. 2005): if a new film
+is one more draw of the same kind, its rank among them is as likely to be any as any other. The layout of a knee film is in these few numbers, and a
 photograph or a page of text lies far off. The better known distance in a network's own pooled
 features (Lee et al. 2018) was tried as well and depends on the network: what one learned to tell
 apart another may map right among the films. This one needs no network and is a few lines anywhere.
@@ -10,6 +11,7 @@ It cannot say what a film *is*: a real radiograph is unlike simulated ones, and 
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,7 @@ Films = Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8]
 
 FILE: Final = "novelty.json"  # in the run folder
 SIDE: Final = 8  # cells a side of the shrunk film
-QUANTILE: Final = 0.99  # of the validation films: about one film in a hundred like them is flagged
+QUANTILE: Final = 0.99  # of films like the validation films, at least this share is to pass
 REMARK: Final = (
     "This film is unlike the films this model was trained on, so its answer means little."
 )
@@ -40,6 +42,7 @@ class Novelty:
     mean: Floats  # (66,) of `descriptors`
     precision: Floats  # (66, 66), inverse of their shrunk covariance
     threshold: float
+    false_alarms: float = np.nan  # expected share of films like those that is above the threshold
 
     def score(self, films: Films) -> Floats:
         """Mahalanobis distance (n,) of uint8 films from the training films, in deviations."""
@@ -48,17 +51,22 @@ class Novelty:
         return np.sqrt(squares)
 
     def is_new(self, films: Films) -> npt.NDArray[np.bool_]:
-        """Whether each film, (n,), is unlike the training films."""
-        return self.score(films) > self.threshold
+        """Whether each film, (n,), is unlike the training films; so is one without a score."""
+        return ~(self.score(films) <= self.threshold)
 
     def save(self, folder: Path | str) -> None:
         """Write `novelty.json` in the run folder, whole or not at all."""
-        content = {"threshold": self.threshold, "mean": self.mean.tolist()}
-        write_json(Path(folder) / FILE, content | {"precision": self.precision.tolist()})
+        content = {"threshold": self.threshold, "false_alarms": self.false_alarms}
+        arrays = {"mean": self.mean.tolist(), "precision": self.precision.tolist()}
+        write_json(Path(folder) / FILE, content | arrays)
 
 
 def fit_novelty(train_films: Films, validation_films: Films) -> Novelty:
-    """Learn what training films look like; the threshold is a quantile of the validation scores.
+    """Learn what training films look like; the threshold is one of the n validation scores.
+
+    It is the one of rank ceil((n + 1) 0.99), so that of new films like these at most one in a
+    hundred is expected above it. Fewer than 99 validation films cannot promise that: then it is the
+    largest score, and one new film in n + 1 is expected above. `false_alarms` is this share.
 
     Films are uint8, (height, width) or (size, size, 1) each, best in the size that the model takes.
     The covariance is shrunk (Ledoit & Wolf 2004), so a few dozen films will do. `ValueError` for
@@ -73,8 +81,9 @@ def fit_novelty(train_films: Films, validation_films: Films) -> Novelty:
         )
     known = LedoitWolf().fit(descriptors(train_films))
     mean, precision = known.location_.round(_DECIMALS), known.precision_.round(_DECIMALS)
-    scores = Novelty(mean, precision, np.inf).score(validation_films)
-    return Novelty(mean, precision, float(np.quantile(scores, QUANTILE)))
+    scores = np.sort(Novelty(mean, precision, np.inf).score(validation_films))
+    rank = min(math.ceil(round((len(scores) + 1) * QUANTILE, 9)), len(scores))
+    return Novelty(mean, precision, float(scores[rank - 1]), 1 - rank / (len(scores) + 1))
 
 
 def load_novelty(folder: Path | str) -> Novelty:
@@ -87,8 +96,8 @@ def load_novelty(folder: Path | str) -> Novelty:
         raise RunError(f"{file}: expected this file, found none; fit_novelty makes it") from None
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"{file}: expected the mean of {SIDE**2 + 2} numbers, their precision and a threshold, "
-            f"found: {error!r}; delete it and fit again"
+            f"{file}: expected the mean of {SIDE**2 + 2} numbers, their precision, a threshold "
+            f"and its false alarms, found: {error!r}; delete it and fit again"
         ) from error
 
 
@@ -113,4 +122,7 @@ def _restored(content: dict[str, Any]) -> Novelty:
     size = SIDE**2 + 2
     if mean.shape != (size,) or precision.shape != (size, size):
         raise ValueError(f"shapes {mean.shape} and {precision.shape}")
-    return Novelty(mean, precision, float(content["threshold"]))
+    threshold, false_alarms = float(content["threshold"]), float(content["false_alarms"])
+    if not all(np.isfinite(each).all() for each in (mean, precision, threshold, false_alarms)):
+        raise ValueError("numbers that are not finite")
+    return Novelty(mean, precision, threshold, false_alarms)

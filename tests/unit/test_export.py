@@ -178,6 +178,7 @@ def test_description_is_json_and_keeps_every_weight(run, file, films):
     kept = facts["novelty"]
     again = Novelty(np.array(kept["mean"]), np.array(kept["precision"]), kept["threshold"])
     assert np.array_equal(again.score(films), novelty.score(films))
+    assert kept["false_alarms"] == novelty.false_alarms
 
 
 def test_examples_are_phantoms_of_the_size_asked_for_and_the_same_each_time(tmp_path):

@@ -4,6 +4,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from osteo_utils import novelty
 from osteo_utils.novelty import FILE, Novelty, descriptors, fit_novelty, load_novelty
 from osteo_utils.phantom import simulate_knee
 from osteo_utils.runs import RunError
@@ -50,8 +51,29 @@ def test_score_is_the_mahalanobis_distance_by_hand():
     assert Novelty(mean, precision, 5.1).is_new([blank]).tolist() == [False]
 
 
-def test_threshold_is_the_99th_percentile_of_validation(fitted):
-    assert fitted.threshold == np.quantile(fitted.score(knees(30, 1)), 0.99)
+def test_a_film_without_a_score_is_new():
+    blank, precision = np.full((8, 8), 160, np.uint8), np.eye(NUMBERS)
+    assert Novelty(np.full(NUMBERS, np.nan), precision, 5.0).is_new([blank]).all()
+    assert Novelty(np.zeros(NUMBERS), precision, np.nan).is_new([blank]).all()
+
+
+# Ranks by hand: ceil(241 * 0.99) = 239 leaves 2 of 241 places above, ceil(100 * 0.99) = 99 one of
+# 100. With 40 the rank would be 41: the largest of 40 has to do, and 1 place of 41 is above.
+@pytest.mark.parametrize(
+    ("films", "rank", "above"), [(240, 239, 2 / 241), (99, 99, 1 / 100), (40, 40, 1 / 41)]
+)
+def test_threshold_is_the_validation_score_of_the_conformal_rank(monkeypatch, films, rank, above):
+    rng = np.random.default_rng(0)
+    scores = [abs(rng.normal(size=films)) for _ in range(400)]
+    later, flagged = abs(rng.normal(size=200_000)), []
+    monkeypatch.setattr(novelty, "descriptors", lambda _: np.zeros((2, NUMBERS)))
+    for each in scores:
+        monkeypatch.setattr(Novelty, "score", lambda *_, each=each: each)
+        found = fit_novelty([None] * 2, [None] * films)
+        assert found.threshold == np.sort(each)[rank - 1]
+        flagged.append(np.mean(later > found.threshold))
+    assert found.false_alarms == pytest.approx(above)
+    assert np.mean(flagged) == pytest.approx(above, rel=0.15)  # 400 studies
 
 
 def test_new_knees_pass_and_other_pictures_do_not(fitted):
@@ -83,7 +105,7 @@ def test_saved_and_read_again_it_says_exactly_the_same(fitted, tmp_path):
     fitted.save(tmp_path)
     again, films = load_novelty(tmp_path), knees(3, 6)
     np.testing.assert_array_equal(again.score(films), fitted.score(films))
-    assert again.threshold == fitted.threshold
+    assert (again.threshold, again.false_alarms) == (fitted.threshold, fitted.false_alarms)
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
@@ -99,6 +121,14 @@ def test_a_file_of_another_shape_is_refused(fitted, tmp_path):
     content = json.loads((tmp_path / FILE).read_text())
     (tmp_path / FILE).write_text(json.dumps(content | {"precision": content["precision"][:-1]}))
     with pytest.raises(RunError, match=r"\(65, 66\)"):
+        load_novelty(tmp_path)
+
+
+def test_a_file_without_a_finite_threshold_is_refused(fitted, tmp_path):
+    fitted.save(tmp_path)
+    content = json.loads((tmp_path / FILE).read_text())
+    (tmp_path / FILE).write_text(json.dumps(content | {"threshold": float("nan")}))
+    with pytest.raises(RunError, match="not finite"):
         load_novelty(tmp_path)
 
 

@@ -378,9 +378,9 @@ export function uncertaintyText(probabilities, facts, names, corpus) {
   );
 }
 
-function noveltyText(distance, { threshold, quantile }, remark) {
-  const ends = `${distance.toFixed(1)}, and ${percent(quantile)} of the validation films lie below ${threshold.toFixed(1)}`;
-  return distance > threshold
+function noveltyText(distance, { threshold, false_alarms: share }, remark) {
+  const ends = `${distance.toFixed(1)}; of new films like those about ${percent(share)} lie above ${threshold.toFixed(1)}`;
+  return !(distance <= threshold)
     ? `${remark} The numbers on this page hold for films like those. (Distance ${ends}.)`
     : `Its layout is like that of the films this model was trained on. (Distance ${ends}.)`;
 }
@@ -610,7 +610,7 @@ class TryIt {
   }
 
   isNew({ distance, facts }) {
-    return distance > facts.novelty.threshold;
+    return !(distance <= facts.novelty.threshold); // without a distance it is not known, so unlike
   }
 
   remarksOn(result) {
