@@ -6,7 +6,7 @@ is only ever predicted. `members` is everywhere a list of (n, 3) arrays of proba
 same n images, classes in the order of `CLASS_NAMES`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal, NamedTuple
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.optimize import minimize
 
+from osteo_utils.evaluate import SMALLEST
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, Run, RunError, probabilities
 
@@ -39,7 +40,6 @@ PAIRS: Final = (
     ("custom_cnn", "densenet121"),
 )
 
-_SMALLEST: Final = 1e-6  # probabilities below are raised to it before a logarithm is taken
 _TIE_BREAK: Final = 1e-6  # of a vote
 _STRENGTHS: Final = (1e-3, 1e-2, 1e-1, 1.0)  # inverse regularisation, strongest first
 _FOLDS: Final = 5
@@ -114,10 +114,11 @@ def choose_weights(labels: npt.ArrayLike, members: Members) -> Floats:
     """The weights of a soft vote, shape (m,), with the lowest log loss on these images.
 
     Call it on validation. The loss is convex in the weights, so there is one best value, found by
-    sequential quadratic programming from equal weights; members that answer alike share theirs.
+    sequential quadratic programming from equal weights; members that answer alike share theirs. A
+    member without use gets 0. `ValueError` where the search does not end.
     """
     y, p = np.asarray(labels, dtype=np.int64), _stacked(members)
-    given = np.maximum(p[:, np.arange(len(y)), y], _SMALLEST)  # to the true class, (m, n)
+    given = np.maximum(p[:, np.arange(len(y)), y], SMALLEST)  # to the true class, (m, n)
     found = minimize(
         lambda w: -np.log(w @ given).mean(),
         np.full(len(p), 1 / len(p)),
@@ -127,6 +128,8 @@ def choose_weights(labels: npt.ArrayLike, members: Members) -> Floats:
         method="SLSQP",
         options={"ftol": 1e-12, "maxiter": 500},
     )
+    if not found.success:
+        raise ValueError(f"weights: expected a lowest log loss, found none: {found.message}")
     w = np.clip(found.x, 0, None).round(6)
     return np.asarray(w / w.sum())
 
@@ -253,7 +256,7 @@ def _stacked(members: Members) -> Floats:
 
 def _log_probabilities(members: Members) -> Floats:
     """Features of the second level, shape (n, 3 m)."""
-    return np.concatenate(list(np.log(np.maximum(_stacked(members), _SMALLEST))), axis=1)
+    return np.concatenate(list(np.log(np.maximum(_stacked(members), SMALLEST))), axis=1)
 
 
 def _second_level(strength: float) -> Any:  # noqa: ANN401 (scikit-learn is untyped)
@@ -272,10 +275,10 @@ def _held_loss(strength: float, x: Floats, y: Ints, fit: Ints, held: Ints) -> fl
     p = np.zeros((len(held), len(CLASS_NAMES)))
     p[:, model.classes_] = model.predict_proba(x[held])
     weights = 1 / np.bincount(y, minlength=len(CLASS_NAMES))[y[held]]
-    return float(weights @ -np.log(np.maximum(p[np.arange(len(held)), y[held]], _SMALLEST)))
+    return float(weights @ -np.log(np.maximum(p[np.arange(len(held)), y[held]], SMALLEST)))
 
 
-def _folds(labels: Ints, groups: npt.NDArray[Any]) -> Iterator[tuple[Ints, Ints]]:
+def _folds(labels: Ints, groups: npt.NDArray[Any]) -> list[tuple[Ints, Ints]]:
     """Rows to fit and rows to hold out, groups whole, classes spread as evenly as they go.
 
     At most five folds; none where there is one group alone, or one image of each class.
@@ -286,12 +289,11 @@ def _folds(labels: Ints, groups: npt.NDArray[Any]) -> Iterator[tuple[Ints, Ints]
 
     count = min(_FOLDS, len(np.unique(groups)), int(np.bincount(labels).max()))
     if count < 2:
-        return
+        return []
     with warnings.catch_warnings():  # a class with fewer images than folds is no surprise here
         warnings.simplefilter("ignore", UserWarning)
-        for fit, held in StratifiedGroupKFold(count).split(labels, labels, groups):
-            if len(fit) and len(held):
-                yield fit, held
+        folds = list(StratifiedGroupKFold(count).split(labels, labels, groups))
+    return [(fit, held) for fit, held in folds if len(fit) and len(held)]
 
 
 def _cross_fitted(how: How, known: Aligned) -> Floats:

@@ -2,10 +2,11 @@
 
 A film is shrunk to 8 x 8 grey levels, and its Mahalanobis distance from the training films is held
 against those of the validation films, as in conformal prediction (Vovk et al. 2005): if a new film
-is one more draw of the same kind, its rank among them is as likely to be any as any other. The layout of a knee film is in these few numbers, and a
-photograph or a page of text lies far off. The better known distance in a network's own pooled
-features (Lee et al. 2018) was tried as well and depends on the network: what one learned to tell
-apart another may map right among the films. This one needs no network and is a few lines anywhere.
+is one more draw of the same kind, its rank among them is as likely to be any as any other. The
+layout of a knee film is in these few numbers, and a photograph or a page of text lies far off. The
+better known distance in a network's own pooled features (Lee et al. 2018) was tried as well and
+depends on the network: what one learned to tell apart another may map right among the films. This
+one needs no network and is a few lines anywhere.
 
 It cannot say what a film *is*: a real radiograph is unlike simulated ones, and that is right.
 """

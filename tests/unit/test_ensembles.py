@@ -1,9 +1,11 @@
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.optimize import minimize_scalar
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
 
 from osteo_utils import ensembles
@@ -18,7 +20,7 @@ from osteo_utils.ensembles import (
     published_key,
     soft_vote,
 )
-from osteo_utils.evaluate import scores
+from osteo_utils.evaluate import SMALLEST, scores
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.runs import PREDICTION_COLUMNS, PROBABILITY_COLUMNS, Run, RunError, probabilities
 
@@ -165,6 +167,37 @@ def test_weights_of_many_members_are_no_worse_than_any_single_one():
     assert reached <= min(log_loss(y, p) for p in members) + 1e-9
     nudged = [0.99 * weights + 0.01 * corner for corner in np.eye(10)]
     assert all(reached <= log_loss(y, soft_vote(members, w)) + 1e-9 for w in nudged)
+
+
+def test_weights_that_were_not_found_are_an_error(monkeypatch):
+    from scipy.optimize import OptimizeResult
+
+    lost = OptimizeResult(x=np.array([0.5, 0.5]), success=False, message="out of breath")
+    monkeypatch.setattr(ensembles, "minimize", lambda *_, **__: lost)
+    with pytest.raises(ValueError, match="weights: expected a lowest log loss, found none: out of"):
+        choose_weights(*guesses())
+
+
+def test_weights_are_found_where_members_are_sure_to_the_last_digit():
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, 3, 60)
+    logits = 60 * (rng.normal(size=(4, 60, 3)) + np.eye(3)[y])  # most are 1 and 0 in 32 bits
+    p = np.exp(logits - logits.max(axis=2, keepdims=True)).astype(np.float32).astype(float)
+    p /= p.sum(axis=2, keepdims=True)
+    weights, given = choose_weights(y, p), np.maximum(p[:, np.arange(60), y], SMALLEST)
+    slope = (given / (weights @ given)).mean(axis=1)  # at the best, 1 where there is weight
+    np.testing.assert_allclose(slope[weights > 0], 1, atol=1e-3)
+    assert (slope <= 1 + 1e-3).all()
+
+
+def test_warnings_of_what_is_done_with_a_fold_are_heard():
+    labels, groups = np.array([0, 1, 0, 1, 2, 0]), np.arange(6)  # a class of one film: no warning
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        for _ in ensembles._folds(labels, groups):
+            warnings.warn("this fit did not converge", ConvergenceWarning, stacklevel=1)
+    assert len(heard) == len(ensembles._folds(labels, groups)) > 1
+    assert {each.category for each in heard} == {ConvergenceWarning}
 
 
 def test_stacking_repairs_a_member_that_names_the_classes_wrongly():
