@@ -21,6 +21,7 @@ from osteo_utils.comparison import (
     saved_multiply_adds,
     scoreboard,
 )
+from osteo_utils.corpus import corpus_name
 from osteo_utils.course import open_course, split
 from osteo_utils.evaluate import bootstrap, holm, paired_difference
 from osteo_utils.labels import CLASS_NAMES
@@ -150,7 +151,7 @@ def test_a_course_without_runs_says_which_are_missing(tmp_path, simulated, capsy
 
 def test_finished_runs_are_read_on_the_split_of_the_course(tmp_path, simulated, runs):
     course = open_course("quick", str(simulated), runs=tmp_path / "runs")
-    folder = run_folder(course.runs, simulated.name, "quick", "vgg16", 0)
+    folder = run_folder(course.runs, corpus_name(course.corpus), "quick", "vgg16", 0)
     folder.mkdir(parents=True)
     runs["vgg16"][0].predictions.to_csv(folder / "predictions.csv", index=False)
     pd.DataFrame({"epoch": [1]}).to_csv(folder / "history.csv", index=False)
