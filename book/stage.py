@@ -12,13 +12,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from osteo_utils.cards import write_cards
+from osteo_utils.cards import read_findings, read_models, write_cards
+from osteo_utils.escape import markdown
+from osteo_utils.runs import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "jupyter-book")
 STATUS = """# Status of the build
 
-Built on {day} with the profile `{profile}` on the corpus `{corpus}`. Every chapter below was
+Built on {day} with the profile `{profile}` on the corpus {corpus}. Every chapter below was
 executed from its first cell to its last; a chapter that fails stops the build. A model that was
 already trained for this corpus and profile is read from its run folder, not trained again, so
 the seconds of a second build are fewer.
@@ -71,21 +73,19 @@ def training_row(info: dict[str, Any]) -> str:
     """One line of the table of trainings, from a run's own record."""
     cells = [info["model"], info["seed"], info["image_size"], info["weights"] or ""]
     cells += [f"{info['parameters']:,}", info["epochs_run"], f"{info['seconds']:.0f}"]
-    return f"| {' | '.join(map(str, [*cells, info['precision'].removeprefix('mixed_')]))} |"
+    return f"| {' | '.join(map(markdown, [*cells, info['precision'].removeprefix('mixed_')]))} |"
 
 
-def status_page(notebooks: dict[str, Notebook], runs: Path) -> str:
+def status_page(notebooks: dict[str, Notebook], runs: list[Run]) -> str:
     """What was executed, how long it took and with which versions."""
-    files = sorted(runs.glob("*/seed*/run.json"))
-    records = [json.loads(file.read_text("utf-8")) for file in files]
     parameters = next(iter(notebooks.values()))["metadata"]["papermill"]["parameters"]
     return STATUS.format(
         day=date.today().isoformat(),
         profile=parameters["profile"],
-        corpus=Path(parameters["corpus"]).stem,
+        corpus=markdown(Path(parameters["corpus"]).stem),
         rows="\n".join(status_row(*item) for item in notebooks.items()),
-        trainings="\n".join(map(training_row, records)),
-        devices=", ".join(sorted({info["device"] for info in records})),
+        trainings="\n".join(training_row(run.info) for run in runs),
+        devices=", ".join(sorted({markdown(run.info["device"]) for run in runs})),
         python=platform.python_version(),
         versions=", ".join(f"{name} {version(name)}" for name in VERSIONS),
         machine=f"{platform.system()} {platform.machine()}",
@@ -100,14 +100,16 @@ def main() -> None:
     shutil.copytree(ROOT / "book", site / "book", ignore=shutil.ignore_patterns("*.py", "*.json"))
     shutil.copytree(vendor, site / "book/assets/vendor")
     shutil.copytree(models, site / "book/assets/models")
-    write_cards(runs, site / "book/cards")
+    trained = read_models(runs)
+    write_cards(trained, read_findings(runs), site / "book/cards")
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, site)
     (site / "notebooks").mkdir()
     for name, notebook in executed.items():
         text = json.dumps(for_the_page(notebook), ensure_ascii=False)
         (site / "notebooks" / f"{name}.ipynb").write_text(text, "utf-8")
-    (site / "book/status.md").write_text(status_page(executed, runs), "utf-8")
+    page = status_page(executed, [run for seeds in trained.values() for run in seeds])
+    (site / "book/status.md").write_text(page, "utf-8")
 
 
 if __name__ == "__main__":

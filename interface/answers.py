@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ Maps = npt.NDArray[np.float32]
 Scores = Mapping[str, Mapping[str, float | None]]
 
 MAX_BYTES: Final = 25_000_000  # of an upload
+MOST_FOLDERS: Final = 10_000  # that are looked through for runs
 NAME_SHOWN: Final = 60  # characters of a file's name
 EXAMPLE_T_SCORES: Final = (0.4, -1.7, -3.8)
 EXAMPLE_SIDE: Final = 384
@@ -93,10 +95,10 @@ def example(t_score: float) -> bytes:
 
 
 class Listed(NamedTuple):
-    """A finished run that can be chosen; `stamp` changes when it is trained anew."""
+    """A finished run that can be chosen; `stamp` changes whenever a file of it does."""
 
     folder: Path
-    stamp: int
+    stamp: str
     group: str  # runs of one group may vote together: corpus, profile and split
     model: str
     seed: int
@@ -116,13 +118,35 @@ def title_of(model: str) -> str:
         return model
 
 
-def finished(root: Path) -> list[tuple[Path, int]]:
-    """Folder and time stamp of every finished run below `root`."""
-    files = sorted(Path(root).expanduser().rglob("run.json"))
-    return [(file.parent, file.stat().st_mtime_ns) for file in files]
+def finished(root: Path) -> list[Path]:
+    """The folder of every finished run below `root`.
+
+    `RunError` where more folders than MOST_FOLDERS would have to be looked through.
+    """
+    found = []
+    for number, (folder, below, files) in enumerate(os.walk(root)):
+        if number == MOST_FOLDERS:
+            raise RunError(
+                f"{root}: expected a folder of trained runs, found more than {MOST_FOLDERS:,} "
+                "folders in it; name the folder that holds the runs"
+            )
+        if "run.json" in files:
+            found.append(Path(folder))
+            below.clear()
+    return sorted(found)
 
 
-def list_runs(found: Sequence[tuple[Path, int]]) -> tuple[list[Listed], list[str]]:
+def stamp(folder: Path) -> str:
+    """Digest of names, sizes and times of the files of a run, "" if there are none any more."""
+    try:
+        files = sorted((e.name, e.stat()) for e in os.scandir(folder) if e.is_file())
+    except OSError:
+        return ""
+    facts = [(name, known.st_size, known.st_mtime_ns) for name, known in files]
+    return hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def list_runs(found: Sequence[tuple[Path, str]]) -> tuple[list[Listed], list[str]]:
     """The runs that can be used, and a line about each that cannot."""
     listed, problems = [], []
     for folder, stamp in found:
@@ -133,7 +157,7 @@ def list_runs(found: Sequence[tuple[Path, int]]) -> tuple[list[Listed], list[str
     return listed, problems
 
 
-def _listed(run: Run, stamp: int) -> Listed:
+def _listed(run: Run, stamp: str) -> Listed:
     info = run.info
     where = f"{info.get('corpus', 'unknown corpus')}, {info.get('profile', 'own settings')}"
     group = f"{where}, split {str(info['split_hash'])[:6]}"

@@ -1,9 +1,9 @@
 """The page: controls at the side, films with their answers, and the history below."""
 
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -17,6 +17,7 @@ from answers import Answer, Film, Listed, Map, Member, Record
 from report import Picture, Section
 
 from osteo_utils.cli import NOTICE
+from osteo_utils.escape import markdown, spreadsheet
 from osteo_utils.gradcam import TITLES, CamError
 from osteo_utils.images import Grey, ImageError, fit_square
 from osteo_utils.labels import CLASS_NAMES, OSTEOPENIA_BELOW, OSTEOPOROSIS_AT_OR_BELOW
@@ -55,7 +56,7 @@ class Chosen(NamedTuple):
     members: tuple[Listed, ...]
 
     @property
-    def key(self) -> tuple[tuple[str, int], ...]:
+    def key(self) -> tuple[tuple[str, str], ...]:
         """Which runs, in which state: what cached results go by."""
         return tuple((str(member.folder), member.stamp) for member in self.members)
 
@@ -73,8 +74,12 @@ def show() -> None:
     st.html(report.STYLE)
     st.title("Try a model on a knee radiograph")
     st.html(f'<div class="osteo-notice" role="note">{NOTICE}</div>')
-    root = _root()
-    listed, problems = _listed(root)
+    try:
+        root = _root()
+        listed, problems = _listed(root)
+    except (RuntimeError, ValueError, OSError) as error:  # no such home, no such path
+        st.error(f"Folder of trained runs: {markdown(error)}")
+        return
     if not listed:
         _offer(root)
     else:
@@ -88,7 +93,7 @@ def _try(listed: Sequence[Listed]) -> None:
     if not films:
         st.info("Drop radiographs above, or take an example phantom, to see what the model says.")
     shown = [_film(i, film, models, look) for i, film in enumerate(films) if models]
-    _remember([row for rows in shown for row in rows])
+    _remember({key: row for rows in shown for key, row in rows.items()})
     _history()
     st.html('<div style="height:2.5rem"></div>')  # so that the notice covers nothing
 
@@ -97,13 +102,18 @@ def _try(listed: Sequence[Listed]) -> None:
 # What is kept. What comes of a reader's film is kept for that reader's session alone.
 
 
+@st.cache_data(max_entries=8, ttl=10, show_spinner="Looking for runs")
+def _finished(root: Path) -> list[Path]:
+    return answers.finished(root)
+
+
 @st.cache_data(max_entries=8, show_spinner="Looking through the runs")
-def _checked(found: list[tuple[Path, int]]) -> tuple[list[Listed], list[str]]:
+def _checked(found: list[tuple[Path, str]]) -> tuple[list[Listed], list[str]]:
     return answers.list_runs(found)
 
 
 @st.cache_resource(max_entries=8, show_spinner="Loading the network")
-def _member(folder: Path, stamp: int) -> Member:
+def _member(folder: Path, stamp: str) -> Member:
     return answers.load_member(folder)
 
 
@@ -144,11 +154,13 @@ def _root() -> Path:
     text = st.sidebar.text_input(
         "Folder of trained runs", start, key="runs", help="On the machine that runs this app."
     )
+    with st.sidebar:
+        _note("Open only runs that you trained: the file of a network can hold more than numbers.")
     return Path(text or start).expanduser()
 
 
 def _listed(root: Path) -> tuple[list[Listed], list[str]]:
-    return _checked(answers.finished(root))
+    return _checked([(folder, answers.stamp(folder)) for folder in _finished(root)])
 
 
 def _models(listed: Sequence[Listed]) -> list[Loaded]:
@@ -193,7 +205,7 @@ def _load(chosen: Chosen) -> Loaded | None:
         members = [_member(each.folder, each.stamp) for each in chosen.members]
         return Loaded(chosen, members, _record(chosen.key, members))
     except RunError as error:
-        st.error(_plain(error))
+        st.error(markdown(error))
         return None
 
 
@@ -209,7 +221,7 @@ def _look() -> Look:
 
 def _about(problems: Sequence[str]) -> None:
     for line in problems:
-        st.sidebar.error(_plain(line))
+        st.sidebar.error(markdown(line))
     with st.sidebar.expander("The three classes"):
         st.markdown(GUIDE)
 
@@ -245,12 +257,14 @@ def _readable(data: bytes, name: str) -> Film | None:
     try:
         return _read(data, name)
     except ImageError as error:
-        st.error(_plain(error))
+        st.error(markdown(error))
         return None
 
 
-def _film(number: int, film: Film, models: Sequence[Loaded], look: Look) -> list[dict[str, Any]]:
-    """A film with the answers of the models; the rows that go into the history."""
+def _film(
+    number: int, film: Film, models: Sequence[Loaded], look: Look
+) -> dict[object, dict[str, Any]]:
+    """A film with the answers of the models; the rows that go into the history, by their key."""
     with st.container(border=True):
         st.html(f'<h2 class="osteo-name">{escape(film.name)}</h2>')
         columns = st.columns(3, gap="medium")
@@ -264,27 +278,30 @@ def _film(number: int, film: Film, models: Sequence[Loaded], look: Look) -> list
         _details(film, models)
         st.download_button(
             "Download the report",
-            report.report_html(film, sections),
+            partial(report.report_html, film, sections),  # made when it is asked for
             f"knee-report-{film.digest[:8]}.html",
             "text/html",
             key=f"report-{number}",
             on_click="ignore",
             icon=":material/download:",
         )
-    return [_row(film, section) for section in sections]
+    return {
+        (film.name, film.digest, model.chosen.key): _row(film, section)
+        for model, section in zip(models, sections, strict=True)
+    }
 
 
 def _section(film: Film, model: Loaded, look: Look, left: Any, right: Any) -> Section:  # noqa: ANN401
     """Show in two places, which may be one, what a model says and where it looks."""
     said = _answer(model.chosen.key, film.digest, model, film)
     with left:
-        st.markdown(f"**{_plain(model.chosen.title)}**")
+        st.markdown(f"**{markdown(model.chosen.title)}**")
         st.html(report.verdict(said))
         (st.warning if said.unlike else _note)(report.unlike_line(said))
     with right:
         pictures, flat = _explained(film, model, look, said)
         for line in flat:
-            st.info(_plain(line))
+            st.info(markdown(line))
         for picture in pictures[:1]:
             _picture(picture)
         if pictures[1:]:
@@ -330,7 +347,7 @@ def _details(film: Film, models: Sequence[Loaded]) -> None:
     with st.expander("The file, and what the network sees of it"):
         facts = film.facts
         st.markdown(
-            f"{facts.format}, mode {_plain(facts.mode)}, {facts.width} x {facts.height} pixels, "
+            f"{facts.format}, mode {markdown(facts.mode)}, {facts.width} x {facts.height} pixels, "
             f"{film.size:,} bytes. Decoded to grey, centred on a black square, then shrunk by area "
             "or enlarged to the size that the network takes."
         )
@@ -345,7 +362,8 @@ def _details(film: Film, models: Sequence[Loaded]) -> None:
             with column:
                 _picture(Picture(pixels, f"The film. {caption}", caption))
     with st.expander("About the models" if len(members) > 1 else "About the model"):
-        st.table(pd.DataFrame([report.facts_of(m) for m in members.values()]).set_index("Model").T)
+        table = pd.DataFrame([report.facts_of(m) for m in members.values()])
+        st.table(table.map(markdown).set_index("Model").T)  # its cells are Markdown
 
 
 def _small(image: Grey) -> Grey:
@@ -378,10 +396,9 @@ def _row(film: Film, section: Section) -> dict[str, Any]:
     return row | {"unlike the training films": unlike, "sha256": film.digest[:12]}
 
 
-def _remember(rows: Sequence[dict[str, Any]]) -> None:
+def _remember(now: Mapping[object, dict[str, Any]]) -> None:
     """Add what was not on the page a moment ago."""
     state = st.session_state
-    now = {(row["sha256"], row["model"]): row for row in rows}
     before = state.get("on_page", set())
     state["history"] = [
         *state.get("history", []),
@@ -411,9 +428,8 @@ def _history() -> None:
 
 
 def _csv(table: pd.DataFrame) -> str:
-    """CSV in which no file name can pass for a formula of a spreadsheet."""
-    names = table["film"].str.replace(r"^(?=[=+\-@\t])", "'", regex=True)
-    return table.assign(film=names).to_csv(index=False)
+    """CSV in which no text can pass for a formula of a spreadsheet."""
+    return str(table.map(spreadsheet).to_csv(index=False))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -422,7 +438,7 @@ def _csv(table: pd.DataFrame) -> str:
 
 def _offer(root: Path) -> None:
     st.info(
-        f"No finished run in {_plain(str(root))}. Choose another folder at the side, run the "
+        f"No finished run in {markdown(str(root))}. Choose another folder at the side, run the "
         "chapters of the course, or train small models here, which takes a minute or two. In smoke "
         "size they see a few dozen phantoms for two epochs, so their answers mean little."
     )
@@ -434,11 +450,7 @@ def _offer(root: Path) -> None:
         try:
             answers.make_smoke(root, names, lambda done, what: bar.progress(done, what))
         except (ValueError, OSError) as error:
-            st.error(_plain(error))
+            st.error(markdown(error))
             return
+        _finished.clear()
         st.rerun()
-
-
-def _plain(text: object) -> str:
-    """Text in which nothing is Markdown."""
-    return re.sub(r"([\\`*_{}\[\]()#+.!|<>$~:\-&])", r"\\\1", " ".join(str(text).split()))

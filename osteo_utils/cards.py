@@ -9,6 +9,7 @@ what is missing raises `CardError`, and with it the build stops.
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import groupby
@@ -18,6 +19,7 @@ from typing import Any, Final, NamedTuple
 import pandas as pd
 
 from osteo_utils.audit import read_audit
+from osteo_utils.escape import markdown
 from osteo_utils.evaluate import (
     IF_CALIBRATED,
     TEMPERATURES,
@@ -104,14 +106,15 @@ class Findings(NamedTuple):
 # Pages
 
 
-def write_cards(runs: Path | str, target: Path | str) -> list[Path]:
-    """Write every card of `runs/<corpus>/<profile>` into the folder `target`, index first.
+def write_cards(
+    models: Mapping[str, Sequence[Run]], found: Findings, target: Path | str
+) -> list[Path]:
+    """Write every card into the folder `target`, index first; nothing if a field is empty.
 
-    Files: index.md, model_<model>.md for each model with a finished run, saliency_<method>.md.
-    Raises `CardError` for an empty field, `RunError` for a run on another split than split.csv.
+    `models` as `read_models` and `found` as `read_findings` give them. Files: index.md,
+    model_<model>.md for each model, saliency_<method>.md. Raises `CardError` for an empty field.
     """
-    runs, target = Path(runs), Path(target)
-    found, models = read_findings(runs), read_models(runs)
+    target = Path(target)
     pages = {"index.md": index_page(models)}
     pages |= {f"model_{name}.md": model_card(models[name], found) for name in models}
     pages |= {f"saliency_{name}.md": saliency_card(name, found.figures) for name in METHODS}
@@ -122,10 +125,19 @@ def write_cards(runs: Path | str, target: Path | str) -> list[Path]:
 
 
 def read_models(runs: Path) -> dict[str, list[Run]]:
-    """The finished runs by model, in the registry's order; seeds in theirs. `CardError` if none."""
-    known = split_hash(read_split(runs / "split.csv"))
-    found = [read_run(file.parent, known) for file in runs.glob("*/seed*/run.json")]
-    order = list(ARCHITECTURES)
+    """The finished runs of `runs/<corpus>/<profile>` by model, as the book shows them.
+
+    Models in the registry's order, seeds in theirs. A network that is none of the book's, such as
+    a fusion of two that the command line trained, is left out, in a line on stderr. Raises
+    `RunError` for a damaged run and for one on another split than split.csv, `CardError` if there
+    is none.
+    """
+    known, order = split_hash(read_split(runs / "split.csv")), list(ARCHITECTURES)
+    folders = sorted(file.parent for file in runs.glob("*/seed*/run.json"))
+    if other := [folder for folder in folders if folder.parent.name not in order]:
+        names = ", ".join(str(folder.relative_to(runs)) for folder in other)
+        print(f"{runs}: left out, since no chapter is about them: {names}", file=sys.stderr)
+    found = [read_run(folder, known) for folder in folders if folder not in other]
     found.sort(key=lambda run: (order.index(run.info["model"]), run.info["seed"]))
     if not found:
         raise CardError("scores", runs, "found no finished run", "train a model first")
@@ -173,9 +185,9 @@ def _index_row(run: Run) -> dict[str, str]:
     return {
         "model": f"[{_title(run)}](model_{name}.md)",
         "pixels": str(info["image_size"]),
-        "parameters": f"{_fact(run, 'parameters', 'model'):,}",
+        "parameters": f"{_number(run, 'parameters', 'model'):,}",
         "balanced accuracy": with_interval(run.metrics["test"]["balanced_accuracy"]),
-        "seconds": f"{_fact(run, 'seconds', 'cost'):.0f}",
+        "seconds": f"{_number(run, 'seconds', 'cost'):.0f}",
     }
 
 
@@ -230,19 +242,19 @@ def _model(run: Run) -> str:
     architecture = get_architecture(run.info["model"])
     members = [get_architecture(name) for name in architecture.members] or [architecture]
     papers = " ".join(f"{{cite}}`{each.paper}`" for each in members)
-    versions = _fact(run, "versions", "model")
+    versions = _fact(run, "versions", "model").items()
     rows = {
         "architecture": f"{architecture.title} {papers}",
         "input": f"one grey film, {run.info['image_size']} x {run.info['image_size']} pixels",
-        "preprocessing": f"`{_fact(run, 'preprocessing', 'model')}`, inside the network",
-        "parameters": f"{_fact(run, 'parameters', 'model'):,}",
-        "training": f"{_fact(run, 'epochs_run', 'model')} epochs in batches of "
-        f"{_fact(run, 'batch_size', 'model')}, kept epoch {_fact(run, 'best_epoch', 'model')} "
+        "preprocessing": f"{_told(run, 'preprocessing', 'model')}, inside the network",
+        "parameters": f"{_number(run, 'parameters', 'model'):,}",
+        "training": f"{_number(run, 'epochs_run', 'model')} epochs in batches of "
+        f"{_number(run, 'batch_size', 'model')}, kept epoch {_number(run, 'best_epoch', 'model')} "
         "(lowest validation loss)",
-        "starting weights": str(run.info.get("weights") or "random"),
-        "profile and seed": f"{_fact(run, 'profile', 'model')}, seed {run.info['seed']}",
-        "finished": str(_fact(run, "finished", "model")),
-        "made with": ", ".join(f"{name} {number}" for name, number in versions.items()),
+        "starting weights": markdown(run.info.get("weights") or "random"),
+        "profile and seed": f"{_told(run, 'profile', 'model')}, seed {run.info['seed']}",
+        "finished": _told(run, "finished", "model"),
+        "made with": ", ".join(markdown(f"{name} {number}") for name, number in versions),
         "file": f"`model.keras`, SHA-256 `{_digest(run)}`",
     }
     return _table([{"item": name, "value": value} for name, value in rows.items()])
@@ -316,7 +328,11 @@ def _site_row(run: Run, name: str, rows: pd.DataFrame) -> dict[str, str]:
     found = _bootstrap(run, rows, probabilities(rows))
     scores = {_SCORES[s][0]: _interval(found.loc[s]) for s in _BRIEF}
     counts = ", ".join(str((rows["label"] == i).sum()) for i in range(len(CLASS_NAMES)))
-    return {"site": name or "not stated", f"films ({', '.join(CLASS_NAMES)})": counts, **scores}
+    return {
+        "site": markdown(name) or "not stated",
+        f"films ({', '.join(CLASS_NAMES)})": counts,
+        **scores,
+    }
 
 
 def _calibration(run: Run) -> str:
@@ -376,7 +392,9 @@ def _limits(run: Run) -> str:
 
 
 def _licence(run: Run) -> str:
-    weights = _STARTS[str(run.info.get("weights"))]
+    if (weights := _STARTS.get(str(run.info.get("weights")))) is None:
+        found = f"found the weights {run.info['weights']!r} in run.json"
+        raise CardError("licence", run.folder, found, f"expected one of {', '.join(_STARTS)}")
     return (
         "- **Code**: MIT.\n"
         f"- **Data**: {_corpus(run)[2]}.\n"
@@ -390,10 +408,10 @@ def _cost(runs: Sequence[Run]) -> str:
     rows = [
         {
             "seed": str(run.info["seed"]),
-            "seconds": f"{_fact(run, 'seconds', 'cost'):,.0f}",
-            "epochs": str(_fact(run, "epochs_run", "cost")),
-            "device": str(_fact(run, "device", "cost")),
-            "arithmetic": str(_fact(run, "precision", "cost")),
+            "seconds": f"{_number(run, 'seconds', 'cost'):,.0f}",
+            "epochs": f"{_number(run, 'epochs_run', 'cost')}",
+            "device": _told(run, "device", "cost"),
+            "arithmetic": _told(run, "precision", "cost"),
         }
         for run in runs
     ]
@@ -555,12 +573,12 @@ def saliency_card(method: str, figures: pd.DataFrame) -> str:
 
 
 def _method_title(method: str) -> str:
-    return TITLES.get(method, method.replace("_", " "))
+    return TITLES.get(method) or markdown(method.replace("_", " "))
 
 
 def _figures_table(figures: pd.DataFrame, down: str, across: str) -> str:
     """A row and a column for each of two of "method", "model", "metric", in the file's order."""
-    named = figures.assign(metric=figures["metric"].str.replace("_", " "))
+    named = figures.assign(metric=figures["metric"].str.replace("_", " ").map(markdown))
     cells = {(row[down], row[across]): row for row in named.to_dict("records")}
     return _table(
         [
@@ -591,6 +609,18 @@ def _fact(run: Run, key: str, field: str) -> Any:  # noqa: ANN401
     value = run.info.get(key)
     if value is None or value in ("", {}):
         raise CardError(field, run.folder, f"found no {key!r} in run.json", "train it again")
+    return value
+
+
+def _told(run: Run, key: str, field: str) -> str:
+    return markdown(_fact(run, key, field))
+
+
+def _number(run: Run, key: str, field: str) -> float:
+    value = _fact(run, key, field)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        found = f"found {key!r} to be {value!r} in run.json, no number"
+        raise CardError(field, run.folder, found, "train it again")
     return value
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from osteo_utils import __version__
+from osteo_utils.escape import printable, spreadsheet
 from osteo_utils.profiles import PROFILES, get_profile
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ NOTICE: Final = (
     "For teaching and research only: not a medical device, and no advice about any person."
 )
 _LARGEST_PICTURE: Final = 1024  # pixels a side of an overlay
+_LONGEST_STEM: Final = 180  # bytes of a film's name in the name of its map; systems allow 255
 
 
 class Result(NamedTuple):
@@ -81,7 +83,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "osteo") -> int:
         with _notes_on_stderr(arguments.quiet):
             result: Result = arguments.command(arguments)
         if told := _as_json(result.data) if arguments.json else result.text:
-            print(told, flush=True)
+            _say(told)
     except KeyboardInterrupt:
         return _complain("interrupted; the same command again goes on where it can", 130)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
@@ -576,10 +578,10 @@ def _shown_map(row: Mapping[str, Any]) -> dict[str, Any]:
 def _predict(arguments: argparse.Namespace) -> Result:
     _load_keras()
     from osteo_utils.ensembles import soft_vote
-    from osteo_utils.runs import PROBABILITY_COLUMNS, read_run
+    from osteo_utils.runs import PROBABILITY_COLUMNS
 
     paths = [Path(path) for path in arguments.paths]
-    runs = [read_run(path) for path in paths if path.is_dir()]
+    runs = [_run(path) for path in paths if path.is_dir()]
     if not runs:
         raise ValueError(f"{paths[0]}: expected a run folder first, found none; train a model")
     if len(runs) == len(paths):
@@ -600,6 +602,18 @@ def _predict(arguments: argparse.Namespace) -> Result:
     return Result(data, _table([_shown_answer(row) for row in rows]), code)
 
 
+def _run(folder: Path) -> "Run":
+    """The run in a folder; of a folder with other files it is said how to name films."""
+    from osteo_utils.runs import is_complete, read_run
+
+    if not is_complete(folder) and (files := sum(path.is_file() for path in folder.iterdir())):
+        raise ValueError(
+            f"{folder}: expected a finished run with run.json, found a folder of {files:,} other "
+            f"files; name the radiographs in it one by one, or all at once as {folder}/*"
+        )
+    return read_run(folder)
+
+
 def _unlike_training(runs: "Sequence[Run]", films: Sequence[Film]) -> list[bool | None]:
     """Whether a film is unlike the training films of any run; None where no run can tell."""
     from osteo_utils.novelty import FILE, REMARK, load_novelty
@@ -610,7 +624,7 @@ def _unlike_training(runs: "Sequence[Run]", films: Sequence[Film]) -> list[bool 
     flags = [load_novelty(run.folder).is_new(_pixels(run, films)) for run in known]
     unlike = [any(each) for each in zip(*flags, strict=True)]
     for film in (film for film, new in zip(films, unlike, strict=True) if new):
-        print(f"{film.path}: {REMARK}", file=sys.stderr)
+        print(f"{printable(film.path)}: {REMARK}", file=sys.stderr)
     return [bool(new) for new in unlike]
 
 
@@ -687,11 +701,20 @@ def _pixels(run: "Run", films: Sequence[Film]) -> "npt.NDArray[np.uint8]":
 
 
 def _stems(films: Sequence[Film]) -> list[str]:
-    """A name for each film; the second `knee` is `knee-2`."""
-    stems: list[str] = []
-    for film in films:
-        earlier = sum(other.path.stem == film.path.stem for other in films[: len(stems)])
-        stems.append(f"{film.path.stem}-{earlier + 1}" if earlier else film.path.stem)
+    """A name for each film that no other has, in small letters or large.
+
+    The first `knee` keeps its name, the second is `knee-2`, unless a film of its own is called so.
+    """
+    own = [os.fsencode(film.path.stem)[:_LONGEST_STEM].decode(errors="replace") for film in films]
+    taken, seen = {stem.casefold() for stem in own}, set[str]()
+    stems = []
+    for stem in own:
+        name, number = stem, 2
+        while stem.casefold() in seen and name.casefold() in taken:
+            name, number = f"{stem}-{number}", number + 1
+        taken.add(name.casefold())
+        seen.add(stem.casefold())
+        stems.append(name)
     return stems
 
 
@@ -752,7 +775,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(value: object) -> str:
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else printable(value)
 
 
 def _records(table: "pd.DataFrame") -> list[dict[str, Any]]:
@@ -765,12 +788,15 @@ def _write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     from osteo_utils.store import replace_file
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    table = pd.DataFrame(rows)
+    # Cell by cell and first, since pandas takes no text that is no Unicode.
+    cells = [{key: spreadsheet(value) for key, value in _plain(row).items()} for row in rows]
+    table = pd.DataFrame(cells)
     replace_file(file, lambda part: table.to_csv(part, index=False))
 
 
 def _as_json(data: Mapping[str, Any]) -> str:
-    return json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False)
+    """JSON in ASCII: it passes any terminal, and a name that is no UTF-8 comes back as it was."""
+    return json.dumps(_plain(data), indent=2, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
@@ -789,8 +815,14 @@ def _complain(problem: object, code: int = 1) -> int:
     """One line on stderr, whatever is in the message; the exit code comes back."""
     if isinstance(problem, OSError) and problem.filename and problem.strerror:
         problem = f"{problem.filename}: {problem.strerror}"
-    print("osteo: error:", " ".join(str(problem).split()), file=sys.stderr, flush=True)
+    print("osteo: error:", printable(" ".join(str(problem).split())), file=sys.stderr, flush=True)
     return code
+
+
+def _say(text: str) -> None:
+    """Print a result; what the terminal has no letters for is escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def _is_expected(error: Exception) -> bool:

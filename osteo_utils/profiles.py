@@ -64,5 +64,12 @@ RECIPES: Final[dict[str, dict[str, dict[str, Any]]]] = {
 
 
 def recipe(profile: Profile, model: str) -> Profile:
-    """The profile with the image size, epochs, seeds and precision that this model needs in it."""
-    return replace(profile, **RECIPES[profile.name].get(model, {}))
+    """The profile with the image size, epochs, seeds and precision that this model needs in it.
+
+    A fusion of two backbones, "a+b", sees the larger images of the two.
+    """
+    known = RECIPES.get(profile.name, {})
+    if "+" in model and model not in known:
+        sizes = [recipe(profile, member).image_size for member in model.split("+")]
+        return replace(profile, image_size=max(sizes))
+    return replace(profile, **known.get(model, {}))

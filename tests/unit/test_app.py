@@ -1,6 +1,9 @@
 """The app: what it computes, its report, and the page in Streamlit's own test harness."""
 
+import json
+import os
 import re
+import shutil
 import sys
 import tomllib
 from dataclasses import replace
@@ -54,7 +57,11 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def members(runs):
-    return [answers.load_member(folder) for folder, _ in answers.finished(runs)]
+    return [answers.load_member(folder) for folder in answers.finished(runs)]
+
+
+def look_through(root):
+    return answers.list_runs([(folder, answers.stamp(folder)) for folder in answers.finished(root)])
 
 
 def probability(folder, data):
@@ -72,15 +79,37 @@ def test_runs_are_found_and_broken_ones_told(tmp_path):
     make_run(tmp_path, "vgg16", 32)
     broken = make_run(tmp_path, "vgg19", 32).folder
     (broken / "metrics.json").write_text("{")
-    listed, problems = answers.list_runs(answers.finished(tmp_path))
+    listed, problems = look_through(tmp_path)
     assert [each.title for each in listed] == [FIRST]
     assert len(problems) == 1
     assert "metrics.json" in problems[0]
 
 
+def test_a_run_is_stamped_by_its_files(tmp_path):
+    folder = make_run(tmp_path, "vgg16", 32).folder
+    before = answers.stamp(folder)
+    assert answers.stamp(folder) == before
+    (folder / "novelty.json").write_text("{}")
+    after = answers.stamp(folder)
+    (folder / "novelty.json").unlink()
+    assert before == answers.stamp(folder) != after
+    os.utime(folder / "model.keras", ns=(0, 0))
+    assert answers.stamp(folder) != before
+    assert answers.stamp(tmp_path / "none") == ""
+
+
+def test_a_folder_with_the_whole_disk_below_it_is_refused(tmp_path, monkeypatch):
+    make_run(tmp_path, "vgg16", 32)
+    monkeypatch.setattr(answers, "MOST_FOLDERS", 5)
+    assert len(answers.finished(tmp_path)) == 1  # the folder, three more, and that of the run
+    (tmp_path / "a").mkdir()
+    with pytest.raises(RunError, match="name the folder that holds the runs"):
+        answers.finished(tmp_path)
+
+
 def test_pairs_need_both_members_of_one_seed(tmp_path):
     there = ("vgg16", 0), ("vgg19", 0), ("vgg19", 1), ("xception", 1), ("mobilenet_v2", 1)
-    known = [answers.Listed(tmp_path, 0, "g", *each, 0.5) for each in there]
+    known = [answers.Listed(tmp_path, "", "g", *each, 0.5) for each in there]
     found = answers.pairs(known)
     assert list(found) == [PAIR, "MobileNetV2 + Xception, seed 1 (soft vote)"]
     assert [each.model for each in found[PAIR]] == ["vgg16", "vgg19"]
@@ -192,7 +221,7 @@ def test_two_trainings_at_a_time_are_refused(tmp_path):
 
 
 def test_the_limit_of_uploads_is_that_of_the_server_and_nothing_is_reported():
-    settings = tomllib.loads((ROOT / ".streamlit/config.toml").read_text())
+    settings = tomllib.loads((ROOT / "interface/.streamlit/config.toml").read_text())
     assert settings["server"]["maxUploadSize"] * 1_000_000 == answers.MAX_BYTES
     assert settings["browser"]["gatherUsageStats"] is False
 
@@ -237,13 +266,11 @@ def test_a_map_says_where_it_is_strongest_and_shows_its_scale():
     assert made.pixels[-1, [0, -1]].tolist() == [[0] * 3, [255] * 3]
 
 
-def test_no_file_name_of_the_csv_is_a_formula():
-    table = page.pd.DataFrame({"film": ["=1+1", "@x", "a=b"], "p": [1, 2, 3]})
-    assert page._csv(table).splitlines() == ["film,p", "'=1+1,1", "'@x,2", "a=b,3"]
-
-
-def test_nothing_in_a_name_is_markdown():
-    assert page._plain("![x](http://a.b) `c`\n$d$") == r"\!\[x\]\(http\://a\.b\) \`c\` \$d\$"
+def test_no_text_of_the_csv_is_a_formula():
+    films, models = ["=1+1", "@x", "a=b"], ["VGG16", "=2+2", "@y"]
+    table = page.pd.DataFrame({"film": films, "model": models, "p": [1, 2, 3]})
+    lines = page._csv(table).splitlines()
+    assert lines == ["film,model,p", "'=1+1,VGG16,1", "'@x,'=2+2,2", "a=b,'@y,3"]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -295,8 +322,8 @@ def test_the_page_offers_the_runs_the_pairs_and_every_control_has_a_label(app):
 
 def test_the_page_starts_with_the_best_on_validation(runs, monkeypatch):
     monkeypatch.setenv("OSTEO_RUNS", str(runs))
-    values = [answers.Listed(runs, i, "g", m, 0, v) for i, (m, v) in
-              enumerate((("vgg16", 0.5), ("vgg19", 0.9)))]  # fmt: skip
+    reached = {"vgg16": 0.5, "vgg19": 0.9}
+    values = [answers.Listed(runs, m, "g", m, 0, reached[m]) for m in reached]
     page.st.cache_data.clear()
     monkeypatch.setattr(answers, "list_runs", lambda _: (values, []))
     at = AppTest.from_file(str(ROOT / "interface/app.py"), default_timeout=60).run()
@@ -332,6 +359,66 @@ def test_two_models_and_an_ensemble_side_by_side(app, runs):
     app.multiselect[0].set_value([FIRST, SECOND]).run()
     np.testing.assert_allclose(tables(app), [np.mean(expected, axis=0)] * 2, atol=6e-4)
     assert not app.exception
+
+
+@pytest.mark.parametrize("text", ["~nobody-of-this-name/runs", "a\0b"])
+def test_a_path_that_is_none_is_told(app, text):
+    app.text_input[0].set_value(text).run()
+    assert [each.value.startswith("Folder of trained runs: ") for each in app.error] == [True]
+    assert not app.exception
+
+
+def test_beside_the_folder_stands_whose_runs_to_open(app):
+    assert any("Open only runs that you trained" in soup.text for soup in html(app))
+
+
+def test_two_files_of_one_content_are_two_films(app):
+    upload(app, ("left.png", png()), ("right.png", png()))
+    assert history(app)["film"].tolist() == ["left.png", "right.png"]
+    app.slider[0].set_value(80).run()
+    assert len(history(app)) == 2
+
+
+def test_a_run_that_is_trained_anew_is_read_and_asked_anew(tmp_path, monkeypatch):
+    make_run(tmp_path, "vgg16", 32)
+    other = make_run(tmp_path / "elsewhere", "vgg16", 32, seed=1)
+    monkeypatch.setenv("OSTEO_RUNS", str(tmp_path / "simulated"))
+    at = AppTest.from_file(str(ROOT / "interface/app.py"), default_timeout=60).run()
+    upload(at, ("a.png", png()))
+    first = tables(at)
+    folder = tmp_path / "simulated/smoke/vgg16/seed0"
+    info = (folder / "run.json").read_text()
+    shutil.copytree(other.folder, folder, dirs_exist_ok=True)
+    (folder / "run.json").write_text(info)
+    at.slider[0].set_value(80).run()
+    np.testing.assert_allclose(tables(at), [probability(other.folder, png())], atol=6e-4)
+    assert np.abs(first - tables(at)).max() > 2e-3
+    assert len(history(at)) == 2
+    assert not at.exception
+
+
+def test_no_report_is_made_before_it_is_asked_for(app, monkeypatch):
+    made = []
+    monkeypatch.setattr(report, "report_html", lambda *_: made.append(1) or "")
+    upload(app, ("a.png", png()))
+    labels = [each.proto.label for each in app.get("download_button")]
+    assert labels == ["Download the report", "Download as CSV"]
+    assert made == []
+
+
+def test_nothing_that_a_run_says_is_markdown(tmp_path, monkeypatch):
+    folder = make_run(tmp_path, "vgg16", 32).folder
+    hostile = "![x](https://a.b/c.png)"
+    info = json.loads((folder / "run.json").read_text())
+    info |= {"corpus": hostile, "versions": {hostile: hostile}, "preprocessing": hostile}
+    (folder / "run.json").write_text(json.dumps(info))
+    monkeypatch.setenv("OSTEO_RUNS", str(tmp_path))
+    at = AppTest.from_file(str(ROOT / "interface/app.py"), default_timeout=60).run()
+    upload(at, ("![x](https://a.b/d.png).png", png()))
+    shown = [each.value for each in at.markdown] + at.table[0].value.to_numpy().ravel().tolist()
+    assert any("https" in text for text in shown)
+    assert not [text for text in shown if hostile[:4] in text]
+    assert not at.exception
 
 
 def test_the_history_keeps_what_was_shown_and_can_be_cleared(app):

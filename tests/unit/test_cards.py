@@ -3,20 +3,27 @@
 import json
 import re
 import shutil
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
+from markdown_it import MarkdownIt
 
 from osteo_utils import cards
 from osteo_utils.audit import Audit, write_audit
-from osteo_utils.cards import CardError, model_card, read_findings, saliency_card, write_cards
+from osteo_utils.cards import CardError, model_card, read_findings, read_models, saliency_card
 from osteo_utils.evaluate import bootstrap, temperature, tempered
 from osteo_utils.gradcam import METHODS
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, RunError, read_run, write_run
 from osteo_utils.splits import split_hash, write_split
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "book"))
+import stage
 
 RESAMPLES = 50  # of the profile smoke
 
@@ -105,6 +112,10 @@ def folder(made, tmp_path):
 def card(folder):
     runs = [read_run(folder / "custom_cnn" / f"seed{seed}") for seed in (0, 1)]
     return model_card(runs, read_findings(folder))
+
+
+def write_cards(folder, target):
+    return cards.write_cards(read_models(folder), read_findings(folder), target)
 
 
 def section(page, title):
@@ -285,9 +296,61 @@ def test_a_run_on_another_split_is_refused(folder):
         write_cards(folder, folder / "cards")
 
 
-def test_every_citation_is_in_the_bibliography():
-    from pathlib import Path
+HOSTILE = "<img src=x onerror=alert(1)> | `b` {cite}`c`"
 
+
+def test_no_text_from_outside_is_html_or_breaks_a_table(folder):
+    images = audit_of(films(), True).images
+    images["site"] = images["site"].replace("C", HOSTILE)
+    write_audit(Audit(images, *[pd.DataFrame({"kind": []})] * 3), folder)
+    facts = ("preprocessing", "finished", "device", "precision", "profile")
+    file = folder / "custom_cnn" / "seed0" / "run.json"
+    change(file, lambda info: info.update(dict.fromkeys(facts[:-1], HOSTILE)))
+    change(file, lambda info: info.update(versions={HOSTILE: HOSTILE}))
+    figures = saliency_of()
+    figures["metric"] = figures["metric"].replace("share_inside", HOSTILE)
+    figures.to_csv(folder / "saliency.csv", index=False)
+    pages = [page.read_text("utf-8") for page in write_cards(folder, folder / "cards")]
+    assert sum(page.count(r"\<img") for page in pages) > 8
+    for page in pages:
+        shown = MarkdownIt("commonmark", {"html": True}).enable("table").render(page)
+        soup = BeautifulSoup(shown, "html.parser")
+        assert soup.find("img") is None
+        assert "{cite}`c`" not in page
+        for table in soup.find_all("table"):
+            columns = len(table.thead.find_all("th"))
+            assert {len(row.find_all("td")) for row in table.tbody.find_all("tr")} == {columns}
+
+
+def test_a_fact_that_is_no_number_is_refused(folder):
+    file = folder / "custom_cnn" / "seed0" / "run.json"
+    change(file, lambda info: info.update(parameters="<b>many</b>"))
+    with pytest.raises(CardError, match=r"'model'.*'parameters' to be '<b>many</b>'"):
+        card(folder)
+    change(file, lambda info: info.update(parameters=3, weights="stolen"))
+    with pytest.raises(CardError, match=r"'licence'.*'stolen'.*expected one of None, members"):
+        card(folder)
+
+
+def test_a_network_that_is_none_of_the_book_is_left_out_of_it_in_one_line(folder, capsys):
+    for name in ("vgg16+xception", "my_own"):
+        a_run(folder / name / "seed0", films(), 0, model=name, split_hash="of another split")
+    assert list(read_models(folder)) == ["custom_cnn"]
+    line = f"{folder}: left out, since no chapter is about them: my_own/seed0, vgg16+xception/seed0"
+    assert capsys.readouterr().err == f"{line}\n"
+    names = [page.name for page in write_cards(folder, folder / "cards")]
+    assert [name for name in names if name.startswith("model_")] == ["model_custom_cnn.md"]
+    notebook = {"metadata": {"papermill": {"duration": 1.0}}, "cells": []}
+    notebook["metadata"]["papermill"]["parameters"] = {"profile": "smoke", "corpus": "~/<b>a</b>"}
+    notebook["cells"] = [{"cell_type": "markdown", "source": ["# Title"]}]
+    runs = [run for seeds in read_models(folder).values() for run in seeds]
+    page = stage.status_page({"01": notebook}, runs)
+    assert page.count("custom\\_cnn") == 2
+    assert "xception" not in page
+    assert r"on the corpus b\>" in page
+
+
+def test_every_citation_is_in_the_bibliography():
     root = Path(__file__).resolve().parents[2]
     known = set(re.findall(r"^@\w+\{(\w+),", (root / "book/references.bib").read_text(), re.M))
     text = Path(cards.__file__).read_text("utf-8")

@@ -1,6 +1,7 @@
 """The command line, called as a function; once as a process of its own."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -324,10 +325,51 @@ def test_predict_says_what_is_unlike_the_training_films(perfect, flawed, films, 
     assert capsys.readouterr().out.rstrip().endswith("not checked")
 
 
+def test_a_name_that_is_no_utf_8_or_no_line_is_escaped(perfect, films, tmp_path, capsys):
+    odd = [os.fsdecode(os.fsencode(tmp_path) + end) for end in (b"/\xd5\xfd.png", b"/=a\r.png")]
+    for path in odd:
+        shutil.copy(films[1], path)
+    table = tmp_path / "a.csv"
+    command = ["predict", str(perfect.folder), *odd]
+    assert main([*command, "--out", str(table)]) == 0
+    shown = [rf"{tmp_path}/\udcd5\udcfd.png", rf"{tmp_path}/=a\r.png"]
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[1:]] == shown
+    assert pd.read_csv(table)["file"].tolist() == shown
+    assert main([*command, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["images"]
+    assert [row["file"] for row in rows] == odd  # to be opened by whoever reads the JSON
+    assert main(["predict", str(perfect.folder), f"{odd[0]}.none"]) == 1
+    assert rf"error: {shown[0]}.none" in capsys.readouterr().err
+
+
+def test_no_file_name_of_the_table_is_a_formula(perfect, films, tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(films[1], "=1+1.png")
+    call("predict", perfect.folder, "=1+1.png", "--out", "a.csv")
+    assert pd.read_csv("a.csv")["file"].tolist() == ["'=1+1.png"]
+
+
+def test_a_terminal_without_letters_gets_escapes(perfect, films, tmp_path):
+    shutil.copy(films[1], tmp_path / "knié.png")
+    command = [sys.executable, "-m", "osteo_utils", "predict", perfect.folder, "knié.png"]
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+        capture_output=True,
+        check=True,
+    )
+    assert rb"kni\xe9.png" in done.stdout
+
+
 def test_predict_needs_a_run_and_a_film(perfect, films, tmp_path, failing):
     assert "expected a run folder first" in failing("predict", films[0])
     assert "expected radiographs after the runs" in failing("predict", perfect.folder)
     assert "expected a finished run" in failing("predict", tmp_path, films[0])
+    for order in ((perfect.folder, films[0].parent), (films[0].parent, films[0])):
+        line = failing("predict", *order)
+        assert "found a folder of 2 other files" in line
+        assert line.endswith(f"as {films[0].parent}/*")
 
 
 @pytest.fixture
@@ -380,10 +422,34 @@ def test_explain_makes_a_real_map_and_names_an_unknown_layer(perfect, films, tmp
     assert "block5_relu" in notes
 
 
-def test_explain_tells_two_films_of_one_name_apart(films, tmp_path):
-    other = tmp_path / "wide.jpg"
-    loaded = [cli.Film(path, np.zeros((2, 2), np.uint8)) for path in (*films, other)]
-    assert cli._stems(loaded) == ["wide", "square", "wide-2"]
+@pytest.mark.parametrize(
+    ("names", "stems"),
+    [
+        (["a/wide.png", "square.png", "b/wide.jpg"], ["wide", "square", "wide-2"]),
+        (["a/knee.png", "b/knee.png", "c/knee-2.png"], ["knee", "knee-3", "knee-2"]),
+        (["a/knee-2.png", "b/knee.png", "c/knee.png"], ["knee-2", "knee", "knee-3"]),
+        (["a/Knee.png", "b/knee.png", "c/KNEE-2.png"], ["Knee", "knee-3", "KNEE-2"]),
+        (["a/k.png"] * 3 + ["a/k-2.png"] * 2, ["k", "k-3", "k-4", "k-2", "k-2-2"]),
+        ([f"{'x' * 251}.png"] * 2, ["x" * 180, f"{'x' * 180}-2"]),
+    ],
+)
+def test_explain_gives_every_film_a_name_of_its_own(names, stems):
+    loaded = [cli.Film(Path(name), np.zeros((2, 2), np.uint8)) for name in names]
+    assert cli._stems(loaded) == stems
+
+
+def test_explain_overwrites_no_map_of_the_same_call(fake_map, perfect, films, tmp_path, call):
+    paths = [tmp_path / name for name in ("a/knee.png", "b/knee.png", "c/knee-2.png")]
+    for path in paths:
+        path.parent.mkdir()
+        shutil.copy(films[0], path)
+    out = tmp_path / "maps"
+    more = ("--method", "layer_cam", "--raw", "--out", out)
+    _, found, _ = call("explain", perfect.folder, *paths, *more)
+    assert [row["file"] for row in found["maps"]] == list(map(str, paths))
+    raw = [Path(row["raw"]).name for row in found["maps"]]
+    assert raw == [f"{name}.layer_cam.npy" for name in ("knee", "knee-3", "knee-2")]
+    assert {path.name for path in out.glob("*.npy")} == set(raw)
 
 
 def test_export_compares_on_the_films_it_is_given(perfect, films, tmp_path, monkeypatch, call):

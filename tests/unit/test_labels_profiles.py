@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from osteo_utils.labels import CLASS_COLOURS, CLASS_NAMES, class_index, class_of_t_score
-from osteo_utils.profiles import PROFILES, get_profile
+from osteo_utils.profiles import PROFILES, get_profile, recipe
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,19 @@ def test_profiles_grow_and_know_their_names():
         assert getattr(smoke, field) < getattr(quick, field) <= getattr(full, field)
     assert all(name == profile.name for name, profile in PROFILES.items())
     assert all(p.image_size <= p.corpus_size for p in PROFILES.values())
+
+
+def test_a_fusion_of_two_sees_the_larger_images_of_the_two():
+    smoke = get_profile("smoke")
+    sizes = [recipe(smoke, name).image_size for name in ("vgg16", "xception", "alexnet")]
+    assert sizes == [64, 71, 67]
+    assert recipe(smoke, "vgg16+xception").image_size == 71
+    assert recipe(smoke, "xception+alexnet").image_size == 71
+    assert recipe(smoke, "vgg16+custom_cnn") == smoke
+
+
+def test_a_profile_without_recipes_is_its_own_recipe():
+    assert recipe(replace(get_profile("smoke"), name="tiny"), "alexnet").image_size == 64
 
 
 def test_an_unknown_profile_is_refused():

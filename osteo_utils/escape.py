@@ -1,0 +1,36 @@
+"""Text from outside (names of files, tables, run folders), made harmless for where it is shown.
+
+HTML has `html.escape`; this is for terminals, Markdown and spreadsheets.
+"""
+
+import re
+from unicodedata import category
+
+
+def printable(text: object) -> str:
+    r"""One line for a terminal or a table: what is not printable stands as a Python escape.
+
+    A carriage return is `\r`, a byte of a file name that is no UTF-8 `\udcff`.
+    """
+    return "".join(map(_shown, str(text)))
+
+
+def _shown(c: str) -> str:
+    return c if c.isprintable() or category(c) == "Zs" else ascii(c)[1:-1]
+
+
+def markdown(text: object) -> str:
+    """One line in which nothing is Markdown, MyST, mathematics or HTML.
+
+    CommonMark lets a backslash stand before any punctuation of ASCII, and then it is only that.
+    """
+    line = printable(" ".join(str(text).split()))
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", line)
+
+
+def spreadsheet(value: object) -> object:
+    """The value of a cell: a text printable, and none that a spreadsheet takes for a formula."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
