@@ -14,6 +14,7 @@ from PIL import Image
 
 from osteo_utils import cli, course, export, gradcam, models, runs
 from osteo_utils.cli import main
+from osteo_utils.corpus import corpus_name
 from osteo_utils.evaluate import bootstrap
 from osteo_utils.images import fit_square, read_image
 from osteo_utils.labels import CLASS_NAMES
@@ -175,7 +176,7 @@ def test_quiet_leaves_nothing_but_the_result(simulated, tmp_path, capsys):
     said = capsys.readouterr()
     assert said.err == ""
     assert said.out.startswith("Files: ")
-    assert (tmp_path / "runs" / "simulated" / "smoke" / "audit.csv").exists()
+    assert (tmp_path / "runs" / corpus_name(str(simulated)) / "smoke" / "audit.csv").exists()
     assert main(command) == 0
     said = capsys.readouterr()
     assert "profile smoke" in said.err
