@@ -18,5 +18,5 @@ export default [
   js.configs.recommended,
   { rules: RULES, languageOptions: { globals: globals.browser }, linterOptions: { reportUnusedDisableDirectives: "error" } },
   { files: ["book/assets/js/{course,widgets}.js"], languageOptions: { sourceType: "script" } },
-  { files: ["osteo_utils/widgets/*.js"], rules: { "no-restricted-globals": ["error", ...OFFLINE] } },
+  { files: ["osteo_utils/widgets/*.js", "book/assets/js/widgets.js"], rules: { "no-restricted-globals": ["error", ...OFFLINE] } },
 ];

@@ -14,13 +14,9 @@ from pathlib import Path
 
 BOOK = Path(__file__).resolve().parent
 NPM = Path(sys.prefix) / ("Scripts/npm.exe" if sys.platform == "win32" else "bin/npm")
-WIDGETS = "@jupyter-widgets/html-manager/dist"
 ONNX = "onnxruntime-web/dist"  # of its builds the smallest: WebAssembly, on the processor
 SERVED = {  # in node_modules -> in the folder that is served
     "mathjax/es5/tex-svg-full.js": "mathjax.js",  # SVG output: no fonts to load
-    "requirejs/require.js": "require.js",
-    "anywidget/dist/index.js": "anywidget.js",
-    f"{WIDGETS}/embed-amd.js": "embed-amd.js",
     f"{ONNX}/ort.wasm.bundle.min.mjs": "ort.mjs",
     f"{ONNX}/ort-wasm-simd-threaded.wasm": "ort-wasm-simd-threaded.wasm",
 }
@@ -39,11 +35,9 @@ def install(folder: Path) -> Path:
 
 
 def copy_served(modules: Path, target: Path) -> None:
-    """Copy what the pages load; the icons of the widgets lie beside their script."""
+    """Copy what the pages load."""
     for source, name in SERVED.items():
         shutil.copy(modules / source, target / name)
-    for font in (modules / WIDGETS).glob("*.woff*"):
-        shutil.copy(font, target)
 
 
 def main() -> None:

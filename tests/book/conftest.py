@@ -3,6 +3,7 @@
 import functools
 import http.server
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def browser():
 class Visit:
     """An open page with all that it asked for and complained about."""
 
-    def __init__(self, browser, viewport, scheme):
+    def __init__(self, browser, viewport, scheme, late):
         # Without motion nothing is caught half way through a fade.
         look = {"color_scheme": scheme, "reduced_motion": "reduce"}
         self.context = browser.new_context(viewport=viewport, **look)
@@ -39,6 +40,8 @@ class Visit:
         self.foreign: list[str] = []
         self.complaints: list[str] = []
         self.page.route(lambda url: not url.startswith(LOCAL), self._refuse)
+        for part, seconds in late.items():
+            self.page.route(f"**/*{part}*", functools.partial(self._delay, seconds))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("requestfailed", lambda request: self.complaints.append(request.url))
         self.page.on("console", self._listen)
@@ -46,6 +49,10 @@ class Visit:
     def _refuse(self, route):
         self.foreign.append(route.request.url)
         route.abort()
+
+    def _delay(self, seconds, route):
+        time.sleep(seconds)
+        route.continue_()
 
     def _listen(self, message):
         if message.type == "error":
@@ -56,8 +63,9 @@ class Visit:
 def visit(browser):
     opened = []
 
-    def open_page(url, viewport=WIDE, scheme="light") -> Visit:
-        new = Visit(browser, viewport, scheme)
+    def open_page(url, viewport=WIDE, scheme="light", late=None) -> Visit:
+        """Open the page; `late` says how many seconds late a file arrives, by its name."""
+        new = Visit(browser, viewport, scheme, late or {})
         opened.append(new)
         new.page.goto(url)
         new.page.wait_for_timeout(700)  # quizzes look for MathJax after half a second

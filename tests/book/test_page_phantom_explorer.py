@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 
 import numpy as np
 import pytest
@@ -121,6 +122,21 @@ def test_each_slider_moves_the_film_as_python_computes_it(explorer, chapter):
             check_against_python(python, widget)
     assert seen.complaints == []
     assert seen.foreign == []
+
+
+@each_chapter
+@pytest.mark.parametrize("origin", ["file", "server"])
+def test_widget_comes_alive_however_late_its_loader_is(html, server, visit, chapter, origin):
+    base = html.as_uri() if origin == "file" else server
+    start = time.monotonic()
+    seen = visit(f"{base}/notebooks/{chapter}.html", late={"widgets.js": 10})
+    widget = seen.page.locator(".phantom-explorer")
+    widget.wait_for()
+    assert time.monotonic() - start > 10
+    control(widget, "T-score").press("Home")
+    assert fact(widget, "Class by WHO") == "Osteoporosis"
+    assert seen.foreign == []
+    assert [text for text in seen.complaints if "favicon" not in text] == []
 
 
 @each_chapter
