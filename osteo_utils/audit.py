@@ -19,10 +19,11 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 from sklearn.tree import DecisionTreeClassifier
 
+from osteo_utils.evaluate import interval_ends, mean_recall, multiplicities
 from osteo_utils.images import THREADS, Grey, ImageError, read_image
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.progress import progress
@@ -185,8 +186,15 @@ def _neighbours(descriptors: Floats, queries: Floats) -> list[tuple[int, int]]:
 
 def _components(pairs: pd.DataFrame, size: int) -> Ints:
     """Connected component of each row, numbered in order of their first rows."""
-    graph = coo_array((np.ones(len(pairs)), (pairs["a"], pairs["b"])), shape=(size, size))
-    return np.asarray(pd.factorize(connected_components(graph, directed=False)[1])[0])
+    ends = tuple(pairs[["a", "b"]].to_numpy(np.int32).T)  # wider ones failed in SciPy 1.11.0 to .2
+    graph = coo_array((np.ones(len(pairs)), ends), shape=(size, size))
+    count, component = connected_components(graph, directed=False)
+    if count != len(np.unique(component)):
+        raise RuntimeError(
+            f"scipy: expected as many components as were numbered, found {count} and "
+            f"{len(np.unique(component))}. Update SciPy."
+        )
+    return np.asarray(pd.factorize(component)[0])
 
 
 def _grouped(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
@@ -233,36 +241,42 @@ def measure_shortcuts(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     sizes = images.groupby("label")["group"].nunique()
     if len(sizes) < 2 or min(sizes) < 2:
         return pd.DataFrame(columns=names)
-    folds = StratifiedGroupKFold(min(5, *sizes), shuffle=True, random_state=seed)
-    cv = list(folds.split(groups, labels, groups))
+    folds = PredefinedSplit(_folds(labels, groups, min(5, *sizes), seed))
     tree = DecisionTreeClassifier(
         max_depth=4, min_samples_leaf=5, class_weight="balanced", random_state=seed
     )
     rows = []
     for name, columns in FEATURES.items():
         facts = pd.get_dummies(images[columns], dtype=float)
-        predicted = cross_val_predict(tree, facts, labels, cv=cv)
+        p = cross_val_predict(tree, facts, labels, cv=folds, method="predict_proba")
+        predicted = np.unique(labels)[p.round(6).argmax(axis=1)]  # equals go to the first class
         rows.append((name, *_judged(labels, predicted, groups, seed), 1 / len(sizes)))
     return pd.DataFrame(rows, columns=names)
 
 
+def _folds(labels: Ints, groups: Ints, count: int, seed: int) -> Ints:
+    """Fold of each image: groups stay whole, those of a class are dealt out evenly.
+
+    A group with several classes counts as one of its rarest class.
+    """
+    table = pd.DataFrame({"label": labels, "group": groups, "images": np.bincount(labels)[labels]})
+    label = table.sort_values("images", kind="stable").groupby("group")["label"].first()
+    dealt = label.sample(frac=1, random_state=seed).sort_values(kind="stable").index
+    return np.asarray(pd.Series(np.arange(len(dealt)) % count, dealt)[groups])
+
+
 def _judged(labels: Ints, predicted: Ints, groups: Ints, seed: int) -> tuple[float, ...]:
     """Balanced accuracy, the ends of its interval and its p-value."""
-    rng, count, once = np.random.default_rng(seed), groups.max() + 1, np.ones((1, len(labels)))
-    score = _balanced_accuracy(labels, predicted, once)[0]
-    weights = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES)[:, groups]
-    low, high = np.quantile(_balanced_accuracy(labels, predicted, weights), [0.025, 0.975])
-    exchanged = (_exchanged(labels, groups, rng) for _ in range(RESAMPLES))
-    null = [_balanced_accuracy(other, predicted, once)[0] for other in exchanged]
-    p_value = (1 + np.sum(np.array(null) >= score - 1e-9)) / (1 + RESAMPLES)
-    return float(score), float(low), float(high), min(1.0, float(p_value) * len(FEATURES))
+    rng, once, classes = np.random.default_rng(seed), np.ones((1, len(labels))), np.unique(labels)
 
+    def score(labels: Ints, weights: Floats) -> npt.NDArray[np.float64]:
+        return mean_recall(labels, (labels == predicted)[:, None], weights, classes)[:, 0]
 
-def _balanced_accuracy(labels: Ints, predicted: Ints, weights: Floats | Ints) -> Floats:
-    """Mean recall of the classes, by row of `weights` (resamples, images)."""
-    of_class = (labels[:, None] == np.unique(labels)).astype(float)
-    hits, total = weights @ (of_class * (labels == predicted)[:, None]), weights @ of_class
-    return np.asarray(np.nanmean(hits / np.where(total, total, np.nan), axis=1))
+    found = float(score(labels, once)[0])
+    drawn = score(labels, multiplicities(groups, len(groups), RESAMPLES, seed))
+    null = [score(_exchanged(labels, groups, rng), once)[0] for _ in range(RESAMPLES)]
+    p_value = (1 + np.sum(np.array(null) >= found - 1e-9)) / (1 + RESAMPLES)
+    return found, *interval_ends(drawn, 0.025, 0.975), min(1.0, float(p_value) * len(FEATURES))
 
 
 def _exchanged(labels: Ints, groups: Ints, rng: np.random.Generator) -> Ints:

@@ -110,6 +110,13 @@ def test_groups_are_connected_components(edges):
     assert sorted(set(found)) == list(range(found.max() + 1))
 
 
+def test_components_that_were_not_counted_are_refused(monkeypatch):
+    """SciPy 1.11.0 to 1.11.2 printed an error, returned 0 components, and one number for all."""
+    monkeypatch.setattr(module, "connected_components", lambda *_, **__: (0, np.zeros(4, int)))
+    with pytest.raises(RuntimeError, match="Update SciPy"):
+        module._components(pairs_of((0, 1)), 4)
+
+
 # Which pairs are found
 
 
@@ -274,14 +281,33 @@ def test_two_classes_have_chance_one_half_and_one_class_is_not_measured():
     assert measure_shortcuts(table[table["label"] == 0]).empty
 
 
-def test_balanced_accuracy_by_hand_and_against_scikit_learn():
-    from sklearn.metrics import balanced_accuracy_score
+def test_a_resample_that_lacks_a_class_is_left_out_of_the_interval():
+    """Of 200 resamples of 3 groups many lack the one group of a class: they have no answer."""
+    labels, groups = np.array([0, 0, 1, 2]), np.array([0, 1, 2, 3])
+    score, low, high, p_value = module._judged(labels, np.array([0, 1, 1, 2]), groups, 0)
+    assert score == pytest.approx((1 / 2 + 1 + 1) / 3)
+    # With every class in the resample, the recall of class 0 is 0, 1/2 or 1, the others' is 1.
+    assert (low, high) == pytest.approx((2 / 3, 1))
+    assert p_value <= 1
 
-    labels, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 2, 2])
-    weights = np.array([[1, 1, 1, 1, 1, 1], [2, 0, 1, 0, 3, 0]])
-    found = module._balanced_accuracy(labels, predicted, weights)
-    assert found == pytest.approx([(2 / 3 + 1 / 2 + 1) / 3, (2 / 3 + 0) / 2])
-    assert found[0] == pytest.approx(balanced_accuracy_score(labels, predicted))
+
+def test_folds_keep_groups_whole_and_deal_out_each_class_evenly():
+    groups = np.repeat(np.arange(23), 2)
+    labels = np.where(groups < 11, 0, np.where(groups < 18, 1, 2))
+    labels[1] = 2  # group 0 has two classes, and counts for the rarer one
+    fold = module._folds(labels, groups, 4, seed=0)
+    assert (fold[::2] == fold[1::2]).all()
+    of_class = [fold[::2][1:11], fold[::2][11:18], fold[::2][[0, *range(18, 23)]]]
+    for folds in of_class:
+        assert np.ptp(np.bincount(folds, minlength=4)) <= 1
+    assert (module._folds(labels, groups, 4, seed=0) == fold).all()
+    assert (module._folds(labels, groups, 4, seed=1) != fold).any()
+
+
+def test_a_constant_fact_scores_chance_though_the_classes_differ_in_size():
+    table = table_for_shortcuts(groups=100).assign(bytes=5).iloc[:171]
+    found = measure_shortcuts(table).set_index("features").loc["file size"]
+    assert found["balanced_accuracy"] == pytest.approx(1 / 3)
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), min_size=1, max_size=30))
