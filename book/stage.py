@@ -8,12 +8,13 @@ import platform
 import shutil
 import sys
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from osteo_utils.cards import read_findings, read_models, write_cards
+from osteo_utils.course import installed
 from osteo_utils.escape import markdown
+from osteo_utils.export import check_site
 from osteo_utils.runs import Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,7 +88,7 @@ def status_page(notebooks: dict[str, Notebook], runs: list[Run]) -> str:
         trainings="\n".join(training_row(run.info) for run in runs),
         devices=", ".join(sorted({markdown(run.info["device"]) for run in runs})),
         python=platform.python_version(),
-        versions=", ".join(f"{name} {version(name)}" for name in VERSIONS),
+        versions=installed(VERSIONS),
         machine=f"{platform.system()} {platform.machine()}",
     )
 
@@ -101,6 +102,8 @@ def main() -> None:
     shutil.copytree(vendor, site / "book/assets/vendor")
     shutil.copytree(models, site / "book/assets/models")
     trained = read_models(runs)
+    everyone = [run for seeds in trained.values() for run in seeds]
+    check_site(models, everyone)
     write_cards(trained, read_findings(runs), site / "book/cards")
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, site)
@@ -108,8 +111,7 @@ def main() -> None:
     for name, notebook in executed.items():
         text = json.dumps(for_the_page(notebook), ensure_ascii=False)
         (site / "notebooks" / f"{name}.ipynb").write_text(text, "utf-8")
-    page = status_page(executed, [run for seeds in trained.values() for run in seeds])
-    (site / "book/status.md").write_text(page, "utf-8")
+    (site / "book/status.md").write_text(status_page(executed, everyone), "utf-8")
 
 
 if __name__ == "__main__":

@@ -29,11 +29,10 @@ from osteo_utils.gradcam import (
     PIXEL_METHODS,
     CamWarning,
     ensemble_maps,
-    last_conv_layer,
-    layer_candidates,
 )
 from osteo_utils.images import Grey, ImageError, ImageFacts, decode, fit_square, probe
-from osteo_utils.models import get_architecture, last_conv_layers
+from osteo_utils.inference import map_layers
+from osteo_utils.models import get_architecture
 from osteo_utils.novelty import FILE, Novelty, load_novelty
 from osteo_utils.phantom import simulate_knee
 from osteo_utils.runs import Run, RunError, read_run
@@ -303,15 +302,9 @@ def explain(members: Sequence[Member], film: Film, method: str, target: int) -> 
 
 def _looks(member: Member, method: str) -> list[tuple[str, str | None]]:
     """Title and layer of each branch of a network; methods on pixels have no layer."""
-    name = str(member.run.info["model"])
     if method in PIXEL_METHODS:
         return [(member.title, None)]
-    try:
-        layers = last_conv_layers(name, member.size)
-    except ValueError:  # no architecture of the course
-        layers = {name: last_conv_layer(member.network)}
-    if not set(layers.values()) <= set(layer_candidates(member.network)):
-        layers = {name: last_conv_layer(member.network)}
+    layers = map_layers(member.run, member.network)
     of = {branch: f", {title_of(branch)} branch" * (len(layers) > 1) for branch in layers}
     return [(f"{member.title}{of[b]}, layer {layer}", layer) for b, layer in layers.items()]
 

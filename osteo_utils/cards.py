@@ -6,7 +6,6 @@ chapter 19 measured. No field may stay empty: what a corpus does not tell is sai
 what is missing raises `CardError`, and with it the build stops.
 """
 
-import hashlib
 import json
 import math
 import sys
@@ -32,11 +31,12 @@ from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.models import ARCHITECTURES, get_architecture
 from osteo_utils.profiles import get_profile
 from osteo_utils.reports import beside_calibrated, with_interval
-from osteo_utils.runs import Run, probabilities, read_run
+from osteo_utils.runs import Run, model_digest, probabilities, read_run
 from osteo_utils.splits import PARTS, read_split, split_hash
 from osteo_utils.store import replace_file
 
-FIGURES: Final = ("method", "model", "metric", "value", "low", "high")  # columns of saliency.csv
+# Columns of saliency.csv; `run` is `model_digest` of the network that was measured.
+FIGURES: Final = ("method", "model", "metric", "value", "low", "high", "run")
 NOTICE: Final = """:::{warning}
 For teaching and research only. This is not a medical device, it has not been tested for any use on
 patients, and nothing it puts out says anything about a person.
@@ -112,9 +112,12 @@ def write_cards(
     """Write every card into the folder `target`, index first; nothing if a field is empty.
 
     `models` as `read_models` and `found` as `read_findings` give them. Files: index.md,
-    model_<model>.md for each model, saliency_<method>.md. Raises `CardError` for an empty field.
+    model_<model>.md for each model, saliency_<method>.md. Raises `CardError` for an empty field,
+    and for figures of a network that has been trained again since.
     """
     target = Path(target)
+    for runs in models.values():
+        _check_measured(runs, found.figures)
     pages = {"index.md": index_page(models)}
     pages |= {f"model_{name}.md": model_card(models[name], found) for name in models}
     pages |= {f"saliency_{name}.md": saliency_card(name, found.figures) for name in METHODS}
@@ -148,11 +151,18 @@ def read_findings(runs: Path) -> Findings:
     """What the chapters left beside the runs; `CardError` if chapter 19 left no figures."""
     if not (file := runs / "saliency.csv").exists():
         raise CardError("saliency", runs, f"found no {file.name}", "run chapter 19 first")
-    figures = pd.read_csv(file)
+    figures = pd.read_csv(file, dtype={"run": str})
     if missing := [name for name in FIGURES if name not in figures]:
         raise CardError("saliency", file, f"found no columns {missing}", "run chapter 19 again")
     split: dict[str, Any] = json.loads((runs / "split.json").read_text("utf-8"))
     return Findings(read_audit(runs).images, split, figures)
+
+
+def _check_measured(runs: Sequence[Run], figures: pd.DataFrame) -> None:
+    measured = set(figures.loc[figures["model"] == runs[0].info["model"], "run"])
+    if measured - {model_digest(run) for run in runs}:
+        found = "found figures of another training in saliency.csv"
+        raise CardError("saliency", runs[0].folder, found, "run chapter 19 again")
 
 
 def index_page(models: Mapping[str, Sequence[Run]]) -> str:
@@ -255,13 +265,9 @@ def _model(run: Run) -> str:
         "profile and seed": f"{_told(run, 'profile', 'model')}, seed {run.info['seed']}",
         "finished": _told(run, "finished", "model"),
         "made with": ", ".join(markdown(f"{name} {number}") for name, number in versions),
-        "file": f"`model.keras`, SHA-256 `{_digest(run)}`",
+        "file": f"`model.keras`, SHA-256 `{model_digest(run)[:16]}`",
     }
     return _table([{"item": name, "value": value} for name, value in rows.items()])
-
-
-def _digest(run: Run) -> str:
-    return hashlib.sha256((run.folder / "model.keras").read_bytes()).hexdigest()[:16]
 
 
 def _data(run: Run, split: Mapping[str, Any], images: pd.DataFrame) -> str:

@@ -499,12 +499,12 @@ def _maps(
 ) -> "dict[str, npt.NDArray[np.float32]]":
     """Raw maps by branch, "" for a network that has one; all NaN where the map is flat."""
     from osteo_utils import gradcam
-    from osteo_utils.models import last_conv_layers
+    from osteo_utils.inference import map_layers
 
     method = gradcam.METHODS[arguments.method]
     layers: Mapping[str, str | None] = {"": arguments.layer}
     if arguments.layer is None and arguments.method not in gradcam.PIXEL_METHODS:
-        layers = last_conv_layers(run.info["model"], run.info["image_size"])
+        layers = map_layers(run, model)
         layers = layers if len(layers) > 1 else {"": next(iter(layers.values()))}
     with warnings.catch_warnings():  # a flat map is told in its own row
         warnings.simplefilter("ignore", gradcam.CamWarning)

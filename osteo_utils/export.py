@@ -7,7 +7,7 @@ al. 2016) and equals Grad-CAM of the logit, so a page needs no gradients to draw
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from osteo_utils.models import get_architecture
 from osteo_utils.novelty import REMARK, SIDE, Novelty, fit_novelty
 from osteo_utils.phantom import simulate_knee
 from osteo_utils.plots import SALIENCY_CMAP
-from osteo_utils.runs import Run, probabilities
+from osteo_utils.runs import Run, model_digest, probabilities
 from osteo_utils.store import replace_file
 from osteo_utils.training import Arrays
 
@@ -198,6 +198,27 @@ def write_site(
     return target
 
 
+def check_site(folder: Path | str, runs: Iterable[Run]) -> None:
+    """`ExportError` unless each network in the folder of `write_site` is that of a run, and whole.
+
+    `runs` are those of today; a network of an earlier training is none of them.
+    """
+    folder = Path(folder)
+    known = {(run.info["model"], run.info["seed"]): model_digest(run) for run in runs}
+    for facts in json.loads((folder / "index.json").read_text("utf-8"))["models"]:
+        file, made_of = folder / facts["file"], facts["run"]
+        if known.get((made_of["model"], made_of["seed"])) != made_of["sha256"]:
+            raise ExportError(
+                f"{file}: expected the network of a run of today, found that of an earlier "
+                f"training of {facts['name']}; delete {folder} and build again"
+            )
+        if not file.stem.endswith(hashlib.sha256(file.read_bytes()).hexdigest()[:12]):
+            raise ExportError(
+                f"{file}: expected the digest of its bytes in its name, found other bytes; delete "
+                f"{folder} and build again"
+            )
+
+
 def _exported(run: Run, parts: Mapping[str, Arrays], folder: Path) -> dict[str, Any]:
     films = np.concatenate([parts["test"][0], parts["validation"][0]])[:COMPARED]
     file = export_onnx(run, films, folder)
@@ -255,8 +276,7 @@ def _mean_by_axis(graph: Any) -> None:  # noqa: ANN401
 def _version(run: Run) -> dict[str, Any]:
     """Which training this is: place, seed, day, and the digest of its weights."""
     keys = ("corpus", "profile", "model", "seed", "split_hash", "finished")
-    digest = hashlib.sha256((run.folder / "model.keras").read_bytes()).hexdigest()
-    return {key: run.info[key] for key in keys if key in run.info} | {"sha256": digest}
+    return {key: run.info[key] for key in keys if key in run.info} | {"sha256": model_digest(run)}
 
 
 def _compare(

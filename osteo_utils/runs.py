@@ -5,6 +5,7 @@
 whole.
 """
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -45,6 +46,11 @@ class Run:
 def run_folder(runs: Path, corpus: str, profile: str, model: str, seed: int) -> Path:
     """Where the run of that corpus, profile, model and seed lives."""
     return Path(runs) / corpus / profile / model / f"seed{seed}"
+
+
+def model_digest(run: Run) -> str:
+    """SHA-256 (hex) of the trained network: what is made from it is held against this."""
+    return hashlib.sha256((run.folder / "model.keras").read_bytes()).hexdigest()
 
 
 def is_complete(folder: Path) -> bool:

@@ -19,7 +19,7 @@ from osteo_utils.cards import CardError, model_card, read_findings, read_models,
 from osteo_utils.evaluate import bootstrap, temperature, tempered
 from osteo_utils.gradcam import METHODS
 from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.runs import PROBABILITY_COLUMNS, RunError, read_run, write_run
+from osteo_utils.runs import PROBABILITY_COLUMNS, RunError, model_digest, read_run, write_run
 from osteo_utils.splits import split_hash, write_split
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "book"))
@@ -75,7 +75,7 @@ def a_run(folder, table, seed, **changes):
     return write_run(folder, info | changes, model, rows, metrics, history)
 
 
-def saliency_of(model="custom_cnn"):
+def saliency_of(model="custom_cnn", run="0" * 64):
     rows = [
         {
             "method": method,
@@ -84,6 +84,7 @@ def saliency_of(model="custom_cnn"):
             "value": value,
             "low": 0.1,
             "high": 0.9,
+            "run": run,
         }
         for value, method in enumerate(METHODS, start=31)
         for metric in ("pointing_game", "share_inside")
@@ -97,9 +98,9 @@ def made(tmp_path_factory):
     folder.mkdir(parents=True)
     write_split(films().drop(columns="site"), folder / "split.csv")
     write_audit(audit_of(films(), True), folder)
-    saliency_of().to_csv(folder / "saliency.csv", index=False)
     for seed in (0, 1):
-        a_run(folder / "custom_cnn" / f"seed{seed}", films(), seed)
+        run = a_run(folder / "custom_cnn" / f"seed{seed}", films(), seed)
+    saliency_of(run=model_digest(run)).to_csv(folder / "saliency.csv", index=False)
     return folder
 
 
@@ -253,6 +254,17 @@ def test_saliency_of_a_model_is_measured_or_said_not_to_be(folder):
     assert "those of MobileNetV2" in text
 
 
+def test_figures_of_an_earlier_training_are_refused(folder):
+    assert write_cards(folder, folder / "cards")
+    run = read_run(folder / "custom_cnn" / "seed1")  # the one that was measured
+    model = run.model()
+    model.layers[-1].bias.assign([1.0, 0.0, 0.0])
+    model.save(run.folder / "model.keras")
+    with pytest.raises(CardError, match=r"'saliency'.*another training.*run chapter 19 again"):
+        write_cards(folder, folder / "new")
+    assert not (folder / "new").exists()
+
+
 def test_every_method_has_a_card_with_its_figures():
     assert list(cards.KNOWN) == list(METHODS)
     figures = saliency_of()
@@ -307,7 +319,7 @@ def test_no_text_from_outside_is_html_or_breaks_a_table(folder):
     file = folder / "custom_cnn" / "seed0" / "run.json"
     change(file, lambda info: info.update(dict.fromkeys(facts[:-1], HOSTILE)))
     change(file, lambda info: info.update(versions={HOSTILE: HOSTILE}))
-    figures = saliency_of()
+    figures = read_findings(folder).figures
     figures["metric"] = figures["metric"].replace("share_inside", HOSTILE)
     figures.to_csv(folder / "saliency.csv", index=False)
     pages = [page.read_text("utf-8") for page in write_cards(folder, folder / "cards")]

@@ -423,6 +423,17 @@ def test_explain_makes_a_real_map_and_names_an_unknown_layer(perfect, films, tmp
     assert "block5_relu" in notes
 
 
+def test_explain_takes_a_network_that_is_none_of_the_course(perfect, films, tmp_path, call):
+    folder = shutil.copytree(perfect.folder, tmp_path / "seed0")
+    info = json.loads((folder / "run.json").read_text()) | {"model": "my_own"}
+    (folder / "run.json").write_text(json.dumps(info))
+    code, found, _ = call("explain", folder, films[1], "--out", tmp_path)
+    assert (code, found["run"]) == (0, "my_own/seed0")
+    x = fit_square(read_image(films[1]), 32)[None, ..., None]
+    cam = gradcam.grad_cam(perfect.model(), x)[0]
+    assert found["maps"][0]["peak"] == pytest.approx(float(cam.max()), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("names", "stems"),
     [

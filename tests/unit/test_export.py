@@ -1,6 +1,7 @@
 """The file for the browser: what it must agree with, and what it must refuse."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ from osteo_utils.gradcam import grad_cam
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.models import build
 from osteo_utils.novelty import Novelty, fit_novelty
-from osteo_utils.runs import PROBABILITY_COLUMNS, write_run
+from osteo_utils.runs import PROBABILITY_COLUMNS, read_run, write_run
 
 SIZE = 32
 
@@ -202,6 +203,23 @@ def test_site_holds_all_that_its_index_names(run, films, tmp_path):
     assert index["class_names"] == list(CLASS_NAMES)
     assert np.shape(index["colours"]) == (256, 3)
     assert index["novelty_remark"]
+
+
+def test_a_site_of_another_training_or_other_bytes_is_refused(run, films, tmp_path):
+    labels = np.zeros(12, dtype=np.int64)
+    parts = dict.fromkeys(("train", "validation", "test"), (films, labels))
+    site = export.write_site([run], [parts], tmp_path / "site", 48).parent
+    export.check_site(site, [run])
+    anew = shutil.copytree(run.folder, tmp_path / "anew")
+    build("custom_cnn", SIZE, seed=2).save(anew / "model.keras")
+    with pytest.raises(export.ExportError, match=r"earlier training of custom_cnn; delete"):
+        export.check_site(site, [read_run(anew)])
+    with pytest.raises(export.ExportError, match="earlier training"):
+        export.check_site(site, [])
+    (file,) = site.glob("*.onnx")
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(export.ExportError, match="found other bytes"):
+        export.check_site(site, [run])
 
 
 def test_site_leaves_out_a_network_that_answers_all_films_alike_and_names_it(run, films, tmp_path):
