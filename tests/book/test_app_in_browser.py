@@ -40,12 +40,15 @@ def app(run, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "interface/app.py"]
+    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "interface/app.py")]
     command += ["--server.headless", "true", "--server.port", str(port)]
     environment = os.environ | {"OSTEO_RUNS": str(run.folder.parents[3])}
-    log = tmp_path_factory.mktemp("log") / "streamlit.txt"
+    elsewhere = tmp_path_factory.mktemp("elsewhere")  # the settings lie beside the script
+    log = elsewhere / "streamlit.txt"
     with log.open("w") as told:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=told, stderr=told)
+        process = subprocess.Popen(
+            command, cwd=elsewhere, env=environment, stdout=told, stderr=told
+        )
     try:
         wait_for(f"http://127.0.0.1:{port}", process, log)
         yield f"http://127.0.0.1:{port}"
@@ -62,6 +65,14 @@ def wait_for(url, process, log):
             assert process.poll() is None, log.read_text()
             time.sleep(0.25)
     return pytest.fail(log.read_text())
+
+
+def test_no_other_machine_is_answered(app):
+    port = int(app.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=5):
+        pass
+    with pytest.raises(OSError, match=r"refused|unreachable|timed out|assign"):
+        socket.create_connection(("127.0.0.2", port), timeout=5)  # answered by 0.0.0.0 alone
 
 
 def test_films_through_the_input_get_the_answers_of_keras(app, run, visit):
