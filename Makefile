@@ -10,10 +10,10 @@ LINTER := build/lint
 SCRIPTS := osteo_utils/widgets book/assets/js
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help book test lint lab app clean
+.PHONY: help book test versions lint lab app clean clean-runs
 
 help: ## print this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "PROFILE=smoke|quick|full and CORPUS=simulated|kaggle|PATH go with make book."
 
 book: $(READY) ## build the book: environment, corpus, chapters, pages
@@ -21,6 +21,9 @@ book: $(READY) ## build the book: environment, corpus, chapters, pages
 
 test: lint ## lint, then test: units, chapters in small, pages in a browser
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+versions: $(READY_DEV) ## test with the lowest, Colab's and the newest versions of the packages
+	@$(PYTHON) book/locked.py build/versions.lock $(BIN)/python tests/versions.py
 
 lint: $(READY_DEV) $(LINTER)/ready ## ruff, mypy and eslint
 	@$(BIN)/ruff check --quiet .
@@ -35,12 +38,15 @@ lab: $(READY) ## open the chapters in JupyterLab
 app: $(READY) ## open the Streamlit app on the runs that are there
 	@$(BIN)/streamlit run interface/app.py
 
-clean: ## remove build, runs and simulated corpora; downloads and .venv stay
-	rm -rf build runs corpora/simulated-* .snakemake
+clean: ## remove build and simulated corpora; runs, downloads and .venv stay
+	rm -rf build corpora/simulated-* .snakemake
+
+clean-runs: ## remove every trained network with its scores, of every corpus
+	rm -rf runs
 
 # An installation that was cut short is thrown away and made anew.
 $(READY): requirements.txt constraints.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python 3.11, 3.12 or 3.13 is needed (TensorFlow has no other), found %d.%d. Name one: make book PYTHON=python3.13" % v)'
 	@echo "Installing the Python packages into .venv (once, some minutes)"
 	@$(PYTHON) book/locked.py .venv.lock sh -ec '\
 	  if [ -e .venv/unfinished ]; then rm -rf .venv; fi; \

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from osteo_utils.runs import Run
     from osteo_utils.training import Arrays
 
+DRIVE = Path("/content/drive")  # where Colab mounts Google Drive
 SHOWN_VERSIONS = ("osteo-utils", "tensorflow", "keras", "numpy", "pandas", "scikit-learn")
 
 
@@ -57,22 +58,49 @@ class Course:
 
 
 def open_course(
-    profile: str = "quick", corpus: str = "simulated", seed: int = 0, runs: str | Path = "../runs"
+    profile: str = "quick", corpus: str = "simulated", seed: int = 0, runs: str | Path = "runs"
 ) -> Course:
     """Open a corpus in a profile, making or fetching the corpus if it is not there yet.
 
     `corpus` is "simulated", "kaggle", or the path of a folder or zip with one sub-folder a
-    class; corpora lie in `corpora/` beside `runs`. `seed` is that of training and of a chapter's
-    own random draws; corpus and split do not depend on it. Prints what is used, with versions.
+    class. `seed` is that of training and of a chapter's own random draws; corpus and split do not
+    depend on it. `runs` starts at the folder of the course where a chapter of it is run, else at
+    the current one. Corpora lie in `corpora/` beside it, but never on Google Drive, which is slow
+    with many small files. Prints what is used, with versions.
     """
-    home = Path(runs).resolve()
+    home = (_start() / runs).resolve()
     settings = get_profile(profile)
-    root = open_corpus(corpus, settings, home.parent / "corpora")
+    root = open_corpus(corpus, settings, _corpora(home))
     course = Course(settings, str(corpus_path(corpus) or corpus), seed, home, root)
     course.folder.mkdir(parents=True, exist_ok=True)
     _check_path(course)
     print(f"profile {profile} | corpus {corpus_name(corpus)} | seed {seed} | {_circumstances()}")
     return course
+
+
+def _start() -> Path:
+    here = Path.cwd()
+    in_checkout = here.name == "notebooks" and (here.parent / "osteo_utils").is_dir()
+    return here.parent if in_checkout else here
+
+
+def _corpora(runs: Path) -> Path:
+    if not runs.is_relative_to(DRIVE):
+        return runs.parent / "corpora"
+    if not any(DRIVE.glob("*")):
+        remedy = f'Run this first: from google.colab import drive; drive.mount("{DRIVE}")'
+        raise CorpusError(runs, "Google Drive, mounted", f"nothing in {DRIVE}", remedy)
+    return DRIVE.parent / "corpora"
+
+
+def data_file(name: str) -> Path:
+    """A table of facts that comes with the course, such as "published_summary.csv"."""
+    here = Path(__file__).resolve().parent
+    installed_or_checkout = (here / "data" / name, here.parent / "data" / name)
+    found = next((file for file in installed_or_checkout if file.is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"{name}: expected a table of the course (see data/README.md)")
+    return found
 
 
 def _check_path(course: Course) -> None:

@@ -110,8 +110,8 @@ class LiveGradCam(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no t
         if not self.upload.value:
             return
         with self._telling("Reading the film ..."):
-            file = self.upload.value[0]
-            self._films[OWN] = _decoded(bytes(file["content"]), str(file["name"])[-60:])
+            name, content = _uploaded(self.upload.value)
+            self._films[OWN] = _decoded(content, name[-60:])
             self._answer.cache_clear()  # they may know an earlier upload
             self._map.cache_clear()
             with self._silently():
@@ -217,6 +217,18 @@ def _layers(network: Network) -> list[tuple[str, str]]:
     usual = list(last_conv_layers(network.name, network.size).values())
     others = [name for name in reversed(layer_candidates(network.model)) if name not in usual]
     return [*((f"{name} (usual)", name) for name in usual), *((name, name) for name in others)]
+
+
+def _uploaded(value: Any) -> tuple[str, bytes]:  # noqa: ANN401  (ipywidgets has no types)
+    """Name and content of the latest file of an upload.
+
+    `FileUpload.value` is a tuple of dicts in ipywidgets 8; in 7, which Colab has, it is a dict of
+    dicts by name.
+    """
+    if isinstance(value, dict):
+        name, file = list(value.items())[-1]
+        return str(name), bytes(file["content"])
+    return str(value[-1]["name"]), bytes(value[-1]["content"])
 
 
 def _decoded(data: bytes, name: str) -> Grey:

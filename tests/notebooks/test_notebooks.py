@@ -9,8 +9,10 @@ import pytest
 import yaml
 from smoke import CHAPTERS, NOTEBOOKS, ROOT, smoke_build
 
+from osteo_utils import __version__
+
 SECTIONS = ["Key points", "Exercises", "Quiz", "What next"]  # the quiz may be without a heading
-PARAMETERS = {"profile": "quick", "corpus": "simulated", "seed": 0, "runs": "../runs"}
+PARAMETERS = {"profile": "quick", "corpus": "simulated", "seed": 0, "runs": "runs"}
 SECONDS = 240  # a chapter in the smoke profile, on a slow shared machine
 
 each_source = pytest.mark.parametrize("path", NOTEBOOKS, ids=CHAPTERS)
@@ -55,10 +57,24 @@ def test_source_has_one_cell_of_parameters(path):
 
 
 @each_source
-def test_source_installs_the_course_in_colab_from_its_repository(path):
+def test_source_installs_this_version_of_the_course_in_colab_from_its_repository(path):
     url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
     code = text(read(path), "code")
-    assert set(re.findall(r"git\+(https://[^\s\"'@]+)", code)) == {url}
+    assert re.findall(r"git\+(https://[^\s\"']+)", code) == [f"{url}@v{__version__}"]
+
+
+@each_source
+def test_source_quiets_tensorflow_before_its_first_import(path):
+    code = text(read(path), "code")
+    quiet = 'os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")'
+    first = re.search(r"^(?:import|from) (?:tensorflow|keras|osteo_utils)", code, re.MULTILINE)
+    assert first
+    assert 0 < code.index(quiet) < first.start()
+
+
+@each_source
+def test_source_fetches_nothing_but_the_course(path):
+    assert "raw.githubusercontent" not in text(read(path), "code")
 
 
 @each_source

@@ -3,11 +3,12 @@
 import json
 import shutil
 
+import pandas as pd
 import pytest
 
 from osteo_utils import course as plumbing
 from osteo_utils.corpus import IMAGE_FOLDER, films_digest, list_corpus
-from osteo_utils.course import audited, open_course, split
+from osteo_utils.course import audited, data_file, open_course, split
 from osteo_utils.profiles import get_profile
 from osteo_utils.splits import split_hash
 
@@ -69,6 +70,38 @@ def test_the_split_says_which_films_it_is_of(opened):
     assert first.attrs["films"] == films_digest(opened.root, list_corpus(opened.root))
     assert split(opened).attrs["films"] == first.attrs["films"]
     assert json.loads((opened.folder / "split.json").read_text())["films"] == first.attrs["films"]
+
+
+def test_runs_lie_beside_the_notebook_and_in_a_checkout_beside_its_folder(tmp_path, monkeypatch):
+    for place in (colab := tmp_path / "content", chapters := tmp_path / "course/notebooks"):
+        place.mkdir(parents=True)
+    (tmp_path / "course/osteo_utils").mkdir()
+    monkeypatch.setattr(plumbing, "open_corpus", lambda corpus, settings, home: home)
+    monkeypatch.chdir(colab)
+    assert (open_course().runs, open_course().root) == (colab / "runs", colab / "corpora")
+    monkeypatch.chdir(chapters)
+    assert open_course().runs == tmp_path / "course/runs"
+    assert open_course(runs=tmp_path / "mine").root == tmp_path / "corpora"
+
+
+def test_runs_may_lie_on_google_drive_where_corpora_never_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(plumbing, "DRIVE", drive := tmp_path / "content/drive")
+    monkeypatch.setattr(plumbing, "open_corpus", lambda corpus, settings, home: home)
+    with pytest.raises(ValueError, match=r"expected Google Drive, mounted, found nothing .* mount"):
+        open_course(runs=drive / "MyDrive/osteo/runs")
+    assert not drive.exists()
+    (drive / "MyDrive").mkdir(parents=True)
+    course = open_course(runs=drive / "MyDrive/osteo/runs")
+    assert course.folder == drive / "MyDrive/osteo/runs/simulated/quick"
+    assert course.root == tmp_path / "content/corpora"
+
+
+def test_tables_of_facts_come_with_the_package():
+    rows = pd.read_csv(data_file("published_summary.csv"))
+    assert len(rows) == 19
+    assert data_file("reference/mendeley_audit.csv").is_file()
+    with pytest.raises(FileNotFoundError, match=r"nothing\.csv: expected a table of the course"):
+        data_file("nothing.csv")
 
 
 def test_an_unknown_profile_or_corpus_is_refused_with_the_choices(tmp_path):

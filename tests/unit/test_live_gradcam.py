@@ -73,7 +73,9 @@ def png(pixels):
 def upload(live, data, name="knee.png"):
     facts = {"name": name, "type": "image/png", "size": len(data)}
     facts |= {"content": memoryview(data), "last_modified": datetime(2026, 1, 1, tzinfo=UTC)}
-    live.upload.value = (facts,)
+    seven = {name: {"metadata": {"name": name}, "content": data}}  # the shape of version 7
+    value = seven if ipywidgets.version_info[0] == 7 else (facts,)
+    live.upload.set_trait("value", value)
 
 
 def asked(live, film):
@@ -193,6 +195,13 @@ def test_a_signed_map_is_drawn_around_zero():
 
 
 # ---- your own film -----------------------------------------------------------------------------
+
+
+def test_an_upload_has_the_shape_of_ipywidgets_8_or_of_7_as_in_colab():
+    eight = ({"name": "knee.png", "size": 3, "content": memoryview(b"abc")},)
+    seven = {"knee.png": {"metadata": {"name": "knee.png", "size": 3}, "content": b"abc"}}
+    assert live_gradcam._uploaded(eight) == ("knee.png", b"abc")
+    assert live_gradcam._uploaded(seven) == ("knee.png", b"abc")
 
 
 def test_an_upload_is_answered_and_nothing_is_written(live, tmp_path, monkeypatch):

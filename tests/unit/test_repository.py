@@ -2,14 +2,18 @@
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from osteo_utils.models import ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SNAKEFILE = (ROOT / "Snakefile").read_text()
 ARTEFACTS = {".h5", ".keras", ".onnx", ".npz", ".npy", ".zip", ".dcm", ".pt", ".pkl", ".tar", ".gz"}
 PROSE = ("notebooks/*.ipynb", "book/*.md", "osteo_utils/**/*.py", "interface/*.py", "README.md")
@@ -34,10 +38,12 @@ def chapters() -> list[str]:
 def names(requirements: str) -> set[str]:
     """Names of the packages in a requirements file, as the index spells them."""
     lines = (ROOT / requirements).read_text().splitlines()
-    found = {
-        re.match(r"[A-Za-z0-9._-]+", line) for line in lines if not line.startswith(("#", "-"))
-    }
-    return {re.sub(r"[._-]+", "-", match.group()).lower() for match in found if match}
+    return {named(line) for line in lines if line and not line.startswith(("#", "-"))}
+
+
+def named(requirement: str) -> str:
+    """Name of the package in a requirement, as the index spells it."""
+    return re.sub(r"[._-]+", "-", re.match(r"[A-Za-z0-9._-]+", requirement)[0]).lower()
 
 
 def keys(table: str) -> list[str]:
@@ -85,9 +91,30 @@ def test_prose_says_classification():
 
 
 def test_readme_commands_are_in_the_makefile():
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"\bmake ([a-z]+)", (ROOT / "README.md").read_text()))
-    assert {"book", "test", "lab", "clean"} <= named <= targets | {"book"}
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text()))
+    assert {"book", "test", "versions", "lab", "clean", "clean-runs"} <= named <= targets
+
+
+def test_make_lists_its_targets():
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "make clean-runs  remove every trained network" in listed
+    assert "\t" not in listed
+
+
+@pytest.mark.parametrize(
+    ("version", "works"), [((3, 10), False), ((3, 11), True), ((3, 13), True), ((3, 14), False)]
+)
+def test_make_says_which_pythons_work(version, works):
+    line = next(x for x in (ROOT / "Makefile").read_text().splitlines() if "version_info" in x)
+    code = re.search(r"-c '(.*)'", line)[1]
+    said = 0
+    try:
+        exec(code.replace("import sys; v = sys.version_info[:2]", f"import sys; v = {version}"))
+    except SystemExit as exit:
+        said = exit.code
+    assert said == 0 if works else f"found {version[0]}.{version[1]}" in said
+    assert PROJECT["requires-python"] == ">=3.11,<3.14"
 
 
 def test_readme_links_every_chapter_in_colab():
@@ -102,8 +129,25 @@ def test_constraints_pin_every_requirement(requirements):
     assert names(requirements) <= names("constraints.txt")
 
 
-def test_constraints_are_exact_and_name_no_host():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+def test_constraints_pin_every_package_that_the_course_imports():
+    extras = sum(PROJECT["optional-dependencies"].values(), [])
+    assert {named(each) for each in PROJECT["dependencies"] + extras} <= names("constraints.txt")
+
+
+def test_no_lower_bound_is_above_what_colab_ships():
+    lines = (ROOT / "constraints-colab.txt").read_text().splitlines()
+    ships = dict(line.split("==") for line in lines if line[:1] != "#")
+    ships = {named(package): Version(version) for package, version in ships.items()}
+    bounds = {named(each): Requirement(each).specifier for each in PROJECT["dependencies"]}
+    assert {
+        name for name in bounds.keys() & ships.keys() if ships[name] not in bounds[name]
+    } == set()
+    assert {"tensorflow", "keras", "pandas", "ipywidgets"} <= bounds.keys() & ships.keys()
+
+
+@pytest.mark.parametrize("constraints", ["constraints.txt", "constraints-colab.txt"])
+def test_constraints_are_exact_and_name_no_host(constraints):
+    lines = (ROOT / constraints).read_text().splitlines()
     wrong = [x for x in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[^\s;@]+", x) and x[:1] != "#"]
     assert wrong == []
 
