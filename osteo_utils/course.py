@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from osteo_utils.training import Arrays
 
 DRIVE = Path("/content/drive")  # where Colab mounts Google Drive
+# Of all ten networks of a profile; quick: the sum of a build's own records.
+TRAINING_TIME = {"quick": "about half an hour on two processor cores", "full": "hours on a GPU"}
 SHOWN_VERSIONS = ("osteo-utils", "tensorflow", "keras", "numpy", "pandas", "scikit-learn")
 
 
@@ -206,11 +208,43 @@ def trained(course: Course, model: str, seed: int | None = None) -> "Run":
     folder = run_folder(course.runs, corpus_name(course.corpus), course.profile.name, model, seed)
     if is_complete(folder):
         return read_run(folder, split_hash(split(course)))
+    if course.profile.name == "smoke":
+        return train_model(course, model, seed)
     print(
         f"No finished run in {folder}: a smoke-size {model} is trained instead; scores mean little."
     )
     small = open_course("smoke", course.corpus, course.seed, course.runs)
     return train_model(small, model, seed)
+
+
+def with_runs(
+    course: Course, models: "Sequence[str]", every_seed: bool = False, least: int | None = None
+) -> Course:
+    """The course itself if it has finished runs of the models, else the smoke course, said once.
+
+    `every_seed` asks for every seed of the profile and not only for the course's own; `least` is
+    how many of the models are enough, by default all. Networks of the smoke course are trained
+    where they are missing: small stand-ins, all on the same films, whose scores mean little.
+    """
+    missing = [model for model in models if not _has_runs(course, model, every_seed)]
+    enough = len(models) if least is None else least
+    if course.profile.name == "smoke" or len(models) - len(missing) >= enough:
+        return course
+    print(
+        f"No finished run of {', '.join(missing)} in {course.folder}: on this page networks of the "
+        "profile smoke stand in for all; they take some minutes, and their scores mean little. "
+        f"Training all ten takes {TRAINING_TIME[course.profile.name]}: run their chapters with the "
+        "same `runs`, or train_seeds(course, name) for each name."
+    )
+    return open_course("smoke", course.corpus, course.seed, course.runs)
+
+
+def _has_runs(course: Course, model: str, every_seed: bool) -> bool:
+    from osteo_utils.runs import is_complete, run_folder
+
+    place = (course.runs, corpus_name(course.corpus), course.profile.name, model)
+    seeds = course.recipe(model).seeds if every_seed else (course.seed,)
+    return all(is_complete(run_folder(*place, seed)) for seed in seeds)
 
 
 def train_seeds(course: Course, model: str) -> "list[Run]":

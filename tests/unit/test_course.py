@@ -8,7 +8,7 @@ import pytest
 
 from osteo_utils import course as plumbing
 from osteo_utils.corpus import IMAGE_FOLDER, films_digest, list_corpus
-from osteo_utils.course import audited, data_file, open_course, split
+from osteo_utils.course import audited, data_file, open_course, split, with_runs
 from osteo_utils.profiles import get_profile
 from osteo_utils.splits import split_hash
 
@@ -94,6 +94,24 @@ def test_runs_may_lie_on_google_drive_where_corpora_never_do(tmp_path, monkeypat
     course = open_course(runs=drive / "MyDrive/osteo/runs")
     assert course.folder == drive / "MyDrive/osteo/runs/simulated/quick"
     assert course.root == tmp_path / "content/corpora"
+
+
+def test_missing_runs_are_told_once_with_the_time_they_would_take(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(plumbing, "open_corpus", lambda corpus, settings, home: home)
+    finished = ["vgg16"]
+    monkeypatch.setattr(plumbing, "_has_runs", lambda course, model, _: model in finished)
+    course = open_course("quick", runs=tmp_path / "runs")
+    capsys.readouterr()
+    assert with_runs(course, ["vgg16"]) is course
+    assert with_runs(course, ["vgg16", "resnet50", "alexnet"], least=1) is course
+    assert capsys.readouterr().out == ""
+    small = with_runs(course, ["vgg16", "resnet50", "alexnet"])
+    said = capsys.readouterr().out
+    assert (small.profile.name, small.runs) == ("smoke", course.runs)
+    assert "No finished run of resnet50, alexnet in" in said
+    assert "Training all ten takes about half an hour on two processor cores" in said
+    assert said.count("\n") == 2  # what is missing, and what is used instead
+    assert with_runs(small, ["resnet50"]) is small
 
 
 def test_tables_of_facts_come_with_the_package():
