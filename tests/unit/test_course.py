@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -87,7 +88,9 @@ def test_runs_lie_beside_the_notebook_and_in_a_checkout_beside_its_folder(tmp_pa
 def test_runs_may_lie_on_google_drive_where_corpora_never_do(tmp_path, monkeypatch):
     monkeypatch.setattr(plumbing, "DRIVE", drive := tmp_path / "content/drive")
     monkeypatch.setattr(plumbing, "open_corpus", lambda corpus, settings, home: home)
-    with pytest.raises(ValueError, match=r"expected Google Drive, mounted, found nothing .* mount"):
+    with pytest.raises(
+        ValueError, match=r"expected Google Drive, mounted, found nothing in .* drive\.mount"
+    ):
         open_course(runs=drive / "MyDrive/osteo/runs")
     assert not drive.exists()
     (drive / "MyDrive").mkdir(parents=True)
@@ -158,7 +161,7 @@ def test_a_changed_file_makes_the_audit_anew(opened, tmp_path, capsys):
 
 
 def test_a_missing_run_is_replaced_by_an_announced_smoke_run(opened, capsys):
-    run = plumbing.trained(opened, "custom_cnn")
+    run = plumbing.trained(replace(opened, profile=get_profile("quick")), "custom_cnn")
     assert "No finished run" in capsys.readouterr().out
     assert run.info["profile"] == "smoke"
     plumbing.trained(opened, "custom_cnn")
