@@ -105,12 +105,13 @@ def check(name: str) -> bool:
     lines = (folder / "packages.txt").read_text(encoding="utf-8").splitlines()
     shown = [line.replace("==", " ") for line in lines if line.split("==")[0] in SHOWN]
     print(f"{name}: {', '.join(shown)}", flush=True)
-    passed = [units(folder, interpreter)]
-    tail = (folder / "units.log").read_text(encoding="utf-8").splitlines()[-1]
-    print(f"{name}: unit tests: {tail.strip('= ')}", flush=True)
+    passed = []
     for each in CHAPTERS:
         passed.append(chapter(folder, interpreter, each))
         print(f"{name}: {each}: {'passed' if passed[-1] else 'failed'}", flush=True)
+    passed.append(units(folder, interpreter))
+    end = (folder / "units.log").read_text(encoding="utf-8").splitlines()[-1]
+    print(f"{name}: unit tests: {end.strip('= ')}", flush=True)
     return all(passed)
 
 

@@ -74,7 +74,7 @@ def upload(live, data, name="knee.png"):
     facts = {"name": name, "type": "image/png", "size": len(data)}
     facts |= {"content": memoryview(data), "last_modified": datetime(2026, 1, 1, tzinfo=UTC)}
     seven = {name: {"metadata": {"name": name}, "content": data}}  # the shape of version 7
-    value = seven if ipywidgets.version_info[0] == 7 else (facts,)
+    value = seven if isinstance(live.upload.value, dict) else (facts,)
     live.upload.set_trait("value", value)
 
 
