@@ -73,7 +73,7 @@ def install(folder: Path, python: str, chosen: list[str]) -> None:
     uv("pip", "sync", "--python", python, everything)
     wheels = folder / "wheel"
     shutil.rmtree(wheels, ignore_errors=True)
-    uv("build", "--wheel", "--out-dir", str(wheels), str(ROOT))
+    uv("build", "--out-dir", str(wheels), str(ROOT))
     wheel = next(wheels.glob("*.whl"))
     uv("pip", "install", "--python", python, "--no-deps", "--reinstall", str(wheel))
 
