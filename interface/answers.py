@@ -30,7 +30,7 @@ from osteo_utils.gradcam import (
     CamWarning,
     ensemble_maps,
 )
-from osteo_utils.images import Grey, ImageError, ImageFacts, decode, fit_square, probe
+from osteo_utils.images import Grey, ImageError, ImageFacts, examine, fit_square
 from osteo_utils.inference import map_layers
 from osteo_utils.models import get_architecture
 from osteo_utils.novelty import FILE, Novelty, load_novelty
@@ -78,7 +78,8 @@ def read_film(data: bytes, name: str) -> Film:
         expected, found = f"at most {MAX_BYTES:,} bytes", f"{len(data):,}"
         raise ImageError(name, expected, found, "Export it smaller.")
     digest = hashlib.sha256(data).hexdigest()
-    return Film(name, decode(data, name), probe(name, data), len(data), digest)
+    facts, image = examine(data, name)
+    return Film(name, image, facts, len(data), digest)
 
 
 def example(t_score: float) -> bytes:

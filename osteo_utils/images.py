@@ -5,43 +5,56 @@ module as an `ImageError` that names the file, what was expected, what was found
 """
 
 import hashlib
+import logging
 import os
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from scipy.sparse import csr_array
 
+from osteo_utils.pixels import MAX_SIDE, Grey, ImageError, between, check_size, own_range, to_grey
 from osteo_utils.progress import progress
 
-Grey = npt.NDArray[np.uint8]
+__all__ = ["Grey", "ImageError", "ImageFacts", "decode", "examine", "fit_square", "load_arrays"]
+__all__ += ["probe", "read_bytes", "read_image"]
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # DICOM is read by pydicom
-MAX_PIXELS: Final = 80_000_000  # the largest detectors have about 20 million; below Pillow's alarm
 MAX_BYTES: Final = 1_000_000_000
 THREADS: Final = 3  # Pillow decodes without holding the interpreter's lock
-CACHE_VERSION: Final = "1"  # change it when decoding or `fit_square` changes
-_ORIENTATION: Final = 0x0112  # EXIF tag; values 5 to 8 swap width and height
+CACHE_VERSION: Final = "2"  # change it when decoding or `fit_square` changes
 
+_LOG = logging.getLogger(__name__)
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
+_PNG_TEXT: Final = (b"tEXt", b"zTXt", b"iTXt")
+_TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PHOTOMETRY, _BITS, _SAMPLE_FORMAT, _SUBFILE = 262, 258, 339, 254  # tags of TIFF 6.0
+_WHITE_IS_ZERO, _REDUCED_OR_MASK = 0, 0b101
+_ORIENTATION, _SHORT = 0x0112, 3  # EXIF: the tag, and the type that it must have
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
-class ImageError(ValueError):
-    """A file that cannot be used as a radiograph: file, expected, found, what to do."""
-
-    def __init__(self, where: object, expected: str, found: object, remedy: str) -> None:
-        super().__init__(f"{where}: expected {expected}, found {found}. {remedy}")
+_AHEAD: Final = (b"\x00", b"\x55", b"\xaa", b"\x66", b"\xcc", b"\xf0")
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What `probe` tells: size in pixels as displayed, Pillow's mode or DICOM's photometry."""
+    """What a file holds: size in pixels as displayed, Pillow's mode or DICOM's photometry."""
 
     format: str
     mode: str
@@ -58,38 +71,39 @@ def read_image(path: Path | str) -> Grey:
 def decode(data: bytes, name: object = "image") -> Grey:
     """Decode the bytes of one radiograph to grey uint8 (height, width), native size, bright = bone.
 
-    Colour becomes luma (ITU-R BT.601), transparency lies on black, EXIF orientation and DICOM
-    rescale, window and MONOCHROME1 are applied. 16-bit and float pixels: a DICOM is mapped from
-    its window, anything else from its own darkest..brightest pixel. `name` says in an error which
-    file it was; nothing is opened by it. Raises `ImageError`.
+    Colour becomes luma (ITU-R BT.601), transparency lies on black, EXIF orientation (no other) and
+    DICOM rescale, window and MONOCHROME1 are applied. 16-bit and float pixels are mapped from
+    `pixels.own_range`, a DICOM (`dicom.read_dicom`) from its window if it has one. `name` says in
+    an error which file it was; nothing is opened by it. Raises `ImageError`.
     """
-    with _explained(name):
-        if not data:
-            raise ImageError(name, "an image file", "0 bytes", "Download or export it again.")
-        if data[128:132] == b"DICM":
-            return _dicom_to_grey(name, _open_dicom(name, data))
-        return _to_grey(name, ImageOps.exif_transpose(_open(name, data)))
+    return examine(data, name)[1]
 
 
 def probe(path: Path | str, data: bytes | None = None) -> ImageFacts:
-    """Facts of a file from its header, and a cheap look whether the whole picture is there.
+    """Facts of a file; `ImageError` exactly where `decode` raises it, for it is decoded.
 
-    `data` are the file's bytes if the caller has them already. Cheap is measured, on 1,000 px:
-    a JPEG at an eighth of its scale 1.8 ms (4.6 ms in full), checksums of a PNG 0.3 ms (5 ms).
-    Other formats are rare here and decoded in full. Raises `ImageError`.
+    `data` are the file's bytes if the caller has them already.
     """
     path = Path(path)
-    data = read_bytes(path) if data is None else data
-    with _explained(path):
-        if data[128:132] == b"DICM":
-            dataset = _open_dicom(path, data)
-            _dicom_to_grey(path, dataset)
-            mode = str(dataset.PhotometricInterpretation)
-            return ImageFacts("DICOM", mode, int(dataset.Columns), int(dataset.Rows))
-        image = _open(path, data)
-        facts = _facts(image)
-        _verify(path, image)
-    return facts
+    return examine(read_bytes(path) if data is None else data, path)[0]
+
+
+def examine(data: bytes, name: object = "image") -> tuple[ImageFacts, Grey]:
+    """Facts of a file and what `decode` makes of it, from one reading. Raises `ImageError`."""
+    with _explained(name):
+        if not data:
+            raise ImageError(name, "an image file", "0 bytes", "Download or export it again.")
+        if _is_dicom(data):
+            from osteo_utils.dicom import read_dicom  # slow to import; most readers never need it
+
+            kind = "DICOM"
+            mode, grey = read_dicom(name, data)
+        else:
+            image = _open(name, data)
+            kind, mode = str(image.format).replace("MPO", "JPEG"), image.mode
+            grey = _to_grey(name, _loaded(image, data), data)
+    height, width = grey.shape
+    return ImageFacts(kind, mode, width, height), grey
 
 
 def read_bytes(path: Path) -> bytes:
@@ -119,10 +133,16 @@ def fit_square(image: Grey, size: int) -> Grey:
         raise ImageError("image", "uint8 (height, width)", found, "Decode it with read_image.")
     if size < 1:
         raise ImageError("size", "at least 1 pixel", size, "Give the side of the square.")
-    (height, width), side = image.shape, max(image.shape)
-    top, left = (side - height) // 2, (side - width) // 2
+    if max(image.shape) > MAX_SIDE:
+        expected, found = f"at most {MAX_SIDE:,} pixels on a side", f"{max(image.shape):,}"
+        raise ImageError("image", expected, found, "Cut out the part that you want.")
+    if image.shape[0] < image.shape[1]:
+        return fit_square(image.T, size).T  # the longer axis first: small sums of a long strip
+    (side, width) = image.shape
+    left = (side - width) // 2
     weights, total = _weights(side, size)
-    rows = weights[:, top : top + height] @ image  # the black border adds nothing to a sum
+    rows = weights @ image
+    # The black border adds nothing to a sum.
     sums = (weights[:, left : left + width].astype(np.int64) @ rows.T.astype(np.int64)).T
     return np.asarray((2 * sums + total**2) // (2 * total**2), dtype=np.uint8)
 
@@ -153,105 +173,169 @@ def _explained(name: object) -> Iterator[None]:
         yield
     except ImageError:
         raise
+    except MemoryError:
+        expected, remedy = (
+            "an image that fits into memory",
+            "Close other programs, or export it smaller.",
+        )
+        raise ImageError(name, expected, "too little free memory", remedy) from None
     except Exception as error:  # damaged bytes make decoders raise nearly anything
+        _LOG.debug("%s", name, exc_info=True)
         found = f"damaged or unsupported data ({type(error).__name__}: {error})"
         raise ImageError(name, "a whole image", found, "Download or export it again.") from None
 
 
-def _check_size(name: object, width: int, height: int) -> None:
-    if min(width, height) < 1 or width * height > MAX_PIXELS:
-        found = f"{width} x {height} (not decoded)"
-        raise ImageError(name, f"1 to {MAX_PIXELS:,} pixels", found, "Export it in a usual size.")
+def _is_dicom(data: bytes) -> bool:
+    """With its preamble; or without, when it begins with group 2 or 8 in either byte order."""
+    return data[128:132] == b"DICM" or data[:2] in (b"\2\0", b"\b\0") or data[:3] == b"\0\b\0"
 
 
 def _open(name: object, data: bytes) -> Image.Image:
     try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
+        image = Image.open(BytesIO(_without_text(data)), formats=FORMATS)
     except UnidentifiedImageError:
-        expected = f"an image ({', '.join(FORMATS)} or DICOM)"
-        remedy = "Convert it to PNG, or download it again."
-        raise ImageError(name, expected, f"a file that begins {data[:12]!r}", remedy) from None
-    _check_size(name, image.width, image.height)
+        raise _unidentified(name, data) from None
+    if image.format == "TIFF":
+        image.info.pop("xmp", None)  # Pillow turns by it
+        _seek_only_page(name, image)
     # An MPO is a phone's JPEG with a depth or brightness map behind the photograph.
-    if image.format != "MPO" and getattr(image, "is_animated", False):
-        found = f"{getattr(image, 'n_frames', 'several')} frames or pages"
+    elif image.format != "MPO" and getattr(image, "is_animated", False):
+        found = f"{getattr(image, 'n_frames', 'several')} frames"
         raise ImageError(name, "a single image", found, "Export the one frame you want.")
+    check_size(name, image.width, image.height)
+    if _is_deep_colour(image, data):
+        expected, found = "grey, or colours of 8 bits", f"16 bits a channel ({image.mode})"
+        raise ImageError(name, expected, found, "Save it as 16-bit grey or 8-bit colour.")
     return image
 
 
-def _facts(image: Image.Image) -> ImageFacts:
-    width, height = image.size
-    # Asking without a reason would decode a PNG; Pillow turns the size of a TIFF by itself.
-    tagged = image.format != "TIFF" and image.info.keys() & {"exif", "xmp"}
-    if tagged and image.getexif().get(_ORIENTATION, 1) > 4:
-        width, height = height, width
-    name = "JPEG" if image.format == "MPO" else str(image.format)
-    return ImageFacts(name, image.mode, width, height)
+def _unidentified(name: object, data: bytes) -> ImageError:
+    if data.startswith(_TIFF):
+        expected = "a TIFF of 1 to 16 bits a channel, 32-bit float or whole numbers"
+        remedy = "Save it as 16-bit grey, or export it again."
+        return ImageError(name, expected, "a TIFF of another kind, or damaged", remedy)
+    expected = f"an image ({', '.join(FORMATS)} or DICOM)"
+    remedy = "Convert it to PNG, or download it again."
+    return ImageError(name, expected, f"a file that begins {data[:12]!r}", remedy)
 
 
-def _verify(name: object, image: Image.Image) -> None:
+def _without_text(data: bytes) -> bytes:
+    """A PNG without its text: Pillow turns by it and refuses a long one, browsers do neither."""
+    if not data.startswith(_PNG) or not any(kind in data for kind in _PNG_TEXT):
+        return data
+    kept, at = [_PNG], len(_PNG)
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] not in _PNG_TEXT:
+            kept.append(data[at:end])
+        at = end
+    return b"".join([*kept, data[at:]])
+
+
+def _seek_only_page(name: object, image: Any) -> None:  # noqa: ANN401 (only a TIFF has tags)
+    """Go to the one page of a TIFF that is neither a thumbnail nor a mask."""
+    if (count := image.n_frames) == 1:
+        return
+    pages = []
+    for page in range(count):
+        image.seek(page)
+        if not image.tag_v2.get(_SUBFILE, 0) & _REDUCED_OR_MASK:
+            pages.append(page)
+    if len(pages) != 1:
+        found = f"{len(pages) or count} frames or pages"
+        raise ImageError(name, "a single image", found, "Export the one page you want.")
+    image.seek(pages[0])
+    image.info.pop("xmp", None)
+
+
+def _is_deep_colour(image: Any, data: bytes) -> bool:  # noqa: ANN401
+    """Whether Pillow would keep the high bytes alone."""
     if image.format == "PNG":
-        image.verify()
-    elif image.format in ("JPEG", "MPO"):
-        image.draft("L", (1, 1))  # reads every coefficient, computes few pixels
+        return data[24] == 16 and image.mode in ("LA", "RGB", "RGBA")
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(_BITS, (1,))) > 8 and image.mode[0] not in "IF"
+    return False
+
+
+def _loaded(image: Image.Image, data: bytes) -> Image.Image:
+    """The decoded picture, turned as its EXIF block says."""
+    exif = image.info.get("exif", b"")  # now: browsers leave aside what follows the pixels of a PNG
+    try:
         image.load()
-    else:
-        _to_grey(name, image)
+    except OSError:
+        if image.format != "JPEG" or (whole := _without_its_end(data)) is None:
+            raise
+        image = whole
+    turn = _TURNS.get(_orientation(exif))  # Pillow turns a TIFF by itself
+    return image if turn is None or image.format == "TIFF" else image.transpose(turn)
 
 
-def _to_grey(name: object, image: Image.Image) -> Grey:
+def _without_its_end(data: bytes) -> Image.Image | None:
+    """A JPEG that lacks no more than its end marker; None if it lacks a pixel.
+
+    A decoder looks some bits ahead. It is given several kinds of bits, and starts from black or
+    white: a pixel that was not in the file differs.
+    """
+    images = [_decoded_before(data, 16 * ahead, 255 * (i % 2)) for i, ahead in enumerate(_AHEAD)]
+    return images[0] if len({image.tobytes() for image in images}) == 1 else None
+
+
+def _decoded_before(data: bytes, ahead: bytes, level: int) -> Image.Image:
+    """What a JPEG decoder makes of `data`, over a picture of this level, if `ahead` follows."""
+    image = Image.open(BytesIO(data.rstrip(b"\xff") + ahead), formats=("JPEG",))
+    image.im = Image.new(image.mode, image.size, (level,) * len(image.getbands())).im
+    with suppress(OSError):
+        image.load()
+    image.tile = []  # what was decoded is all there is
+    return image
+
+
+def _orientation(exif: bytes) -> int:
+    """The orientation in an EXIF block (1 to 8), read as browsers do: 1 unless all is well."""
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return 1
+    with suppress(struct.error):
+        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, number, value = struct.unpack_from(f"{order}HHIH", tiff, entry)
+            if tag == _ORIENTATION:
+                return int(value) if (kind, number) == (_SHORT, 1) else 1
+    return 1
+
+
+def _to_grey(name: object, image: Image.Image, data: bytes) -> Grey:
     if image.mode.startswith(("I", "F")):
-        # 12-bit detectors are often saved in 16-bit files, so the type's range says nothing.
-        values = np.asarray(image, dtype=np.float64)
-        return _to_uint8(name, values, float(values.min()), float(values.max()))
+        return _deep_to_grey(name, image)
     if image.has_transparency_data:
+        _scale_transparent_grey(image, data)
         image = image.convert("RGBA")
+        if not image.getchannel("A").getbbox():
+            found, remedy = "a wholly transparent one", "Export it without transparency."
+            raise ImageError(name, "a picture that can be seen", found, remedy)
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
     if image.mode != "L":
         image = image.convert("RGB").convert("L")
     return np.array(image, dtype=np.uint8)
 
 
-def _to_uint8(name: object, values: npt.NDArray[Any], low: float, high: float) -> Grey:
-    """Map low..high to 0..255, halves up; a flat image is black."""
-    if not (np.isfinite([low, high]).all() and np.isfinite(values).all()):
-        raise ImageError(name, "finite pixel values", "NaN or infinity", "Export it again.")
-    scaled = np.clip((values.astype(np.float64) - low) / ((high - low) or 1.0), 0, 1) * 255
-    return np.floor(scaled + 0.5).astype(np.uint8)
+def _deep_to_grey(name: object, image: Image.Image) -> Grey:
+    """16 bits, 32 bits or float, from its own range: a 12-bit film may fill 12 of the 16 bits."""
+    values = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "I" and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1 and tags.get(_BITS) == (32,):
+        values = values.view(np.uint32)  # Pillow's mode I is signed
+    grey = to_grey(name, values, between(*own_range(values)))
+    return 255 - grey if tags.get(_PHOTOMETRY) == _WHITE_IS_ZERO else grey
 
 
-def _open_dicom(name: object, data: bytes) -> Any:  # noqa: ANN401 (pydicom's Dataset is untyped)
-    from pydicom import dcmread  # slow to import, and most readers never need it
-
-    dataset = dcmread(BytesIO(data))
-    if not any(key in dataset for key in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        found = f"a DICOM without pixels (modality {dataset.get('Modality', 'not stated')})"
-        raise ImageError(name, "a DICOM image", found, "Export the image object of the study.")
-    _check_size(name, int(dataset.Columns), int(dataset.Rows))
-    if (frames := int(dataset.get("NumberOfFrames") or 1)) != 1:
-        remedy = "Export the one frame you want."
-        raise ImageError(name, "a single image", f"{frames} frames", remedy)
-    return dataset
-
-
-def _dicom_to_grey(name: object, dataset: Any) -> Grey:  # noqa: ANN401
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
-
-    pixels = pixel_array(dataset)
-    if dataset.get("SamplesPerPixel", 1) == 3:
-        return _to_grey(name, Image.fromarray(pixels))
-    if dataset.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
-        found = str(dataset.PhotometricInterpretation)
-        raise ImageError(name, "a grey or RGB DICOM", found, "Export it as PNG.")
-    values = apply_modality_lut(pixels, dataset)
-    low, high = values.min(), values.max()
-    window = [dataset.get("WindowCenter"), dataset.get("WindowWidth")]
-    if None not in window or dataset.get("VOILUTSequence"):
-        with np.errstate(over="ignore"):  # the ends of the window, from values beyond them
-            low, high = apply_voi_lut(np.array([-(10**9), 10**9]), dataset)
-            values = apply_voi_lut(values, dataset)
-    grey = _to_uint8(name, values, float(low), float(high))
-    return 255 - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey
+def _scale_transparent_grey(image: Image.Image, data: bytes) -> None:
+    """The grey that is transparent, in 8 bits: Pillow leaves it in the 2 or 4 of a small PNG."""
+    clear = image.info.get("transparency")
+    if image.format == "PNG" and image.mode == "L" and isinstance(clear, int) and data[24] < 8:
+        image.info["transparency"] = clear * 255 // (2 ** data[24] - 1)
 
 
 def _weights(side: int, size: int) -> tuple[csr_array, int]:

@@ -10,6 +10,13 @@ from matplotlib import colormaps
 from PIL import Image
 from smoke import ROOT
 from test_book import AXE, NARROW, TAGS
+from unit.test_images import (
+    GREY_IMAGE,
+    UPRIGHT,
+    exif_block,
+    png_with_late_exif,
+    small_png,
+)
 
 from osteo_utils.gradcam import grad_cam, resized
 from osteo_utils.images import decode, fit_square
@@ -167,6 +174,41 @@ def test_films_through_the_file_input_give_what_keras_gives(tool, index, network
     assert {method for method, _ in page.sent} == {"GET"}  # nothing is uploaded
 
 
+READ = """async ([code, data]) => {
+  const { readPicture } = await import(code);
+  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  const { width, height, grey } = await readPicture(new Blob([bytes]));
+  return { width, height, grey: [...grey] };
+}"""
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_page_turns_a_picture_exactly_where_python_does(tool, server):
+    page = tool()
+    files = UPRIGHT | {
+        f"orientation {value} {magic}": encoded(
+            GREY_IMAGE, "JPEG", exif=exif_block(value, magic=magic)
+        )
+        for value in range(1, 9)
+        for magic in (b"II*\0", b"MM\0*")
+    }
+    files |= {
+        "PNG, EXIF": encoded(GREY_IMAGE, "PNG", exif=exif_block(6)),
+        "PNG, EXIF behind the pixels": png_with_late_exif(exif_block(6)),
+        "WebP, orientation 9": encoded(GREY_IMAGE, "WEBP", lossless=True, exif=exif_block(9)),
+        "2 bits": small_png(2, b"\x1b", clear=2),
+        "4 bits": small_png(4, b"\x5a", clear=5),
+    }
+    for kind, data in files.items():
+        if kind.startswith("TIFF"):
+            continue
+        wanted = decode(data, kind)
+        sent = [f"{server}/_static/js/try_it.js", base64.b64encode(data).decode()]
+        seen = page.page.evaluate(READ, sent)
+        assert (kind, seen["height"], seen["width"]) == (kind, *wanted.shape)
+        assert (kind, seen["grey"]) == (kind, wanted.ravel().tolist())
+
+
 def listed(answer):
     """A typed array arrives as an object of places."""
     square = answer["square"]
@@ -288,6 +330,7 @@ def bad_files(phantom):
             encoded(film, "WEBP", save_all=True, append_images=[film.rotate(9)]),
             "moves",
         ),
+        "clear.png": (encoded(Image.new("RGBA", (40, 50), (9, 9, 9, 0)), "PNG"), "transparent"),
         "print.jpg": (encoded(film.convert("CMYK"), "JPEG"), "CMYK"),
         "film.dcm": (bytes(128) + b"DICM" + bytes(64), "DICOM"),
     }

@@ -85,7 +85,8 @@ function inspectWebp(bytes) {
   return { type: "image/webp", ...size };
 }
 
-// Whether the EXIF chunk of a WebP gives an orientation other than upright (tag 0x0112).
+// Whether the EXIF chunk of a WebP gives an orientation other than upright: tag 0x0112, one number of
+// 16 bits, 2 to 8. As osteo_utils.images._orientation; XMP turns nothing.
 function isTurned(bytes, view) {
   let at = 12;
   while (at + 8 < bytes.length && ascii(bytes, at, 4) !== "EXIF") {
@@ -94,11 +95,15 @@ function isTurned(bytes, view) {
   }
   const tiff = ascii(bytes, at + 8, 4) === "Exif" ? at + 14 : at + 8;
   if (tiff + 8 > bytes.length) return false;
-  const little = bytes[tiff] === 0x49;
+  const little = ascii(bytes, tiff, 4) === "II*\0";
+  if (!little && ascii(bytes, tiff, 4) !== "MM\0*") return false;
   const entries = tiff + view.getUint32(tiff + 4, little);
   const count = entries + 2 <= bytes.length ? view.getUint16(entries, little) : 0;
   for (let i = 0, entry = entries + 2; i < count && entry + 12 <= bytes.length; i++, entry += 12) {
-    if (view.getUint16(entry, little) === 0x0112) return view.getUint16(entry + 8, little) > 1;
+    if (view.getUint16(entry, little) !== 0x0112) continue;
+    const value = view.getUint16(entry + 8, little);
+    const isOneShort = view.getUint16(entry + 2, little) === 3 && view.getUint32(entry + 4, little) === 1;
+    return isOneShort && value >= 2 && value <= 8;
   }
   return false;
 }
@@ -107,9 +112,13 @@ function moving() {
   return new Refusal("This picture moves. Save the one frame that you want as a picture of its own.");
 }
 
+function clear() {
+  return new Refusal("This picture is wholly transparent. Export it without transparency and try again.");
+}
+
 // One picture as grey levels, bright = bone: {grey, width, height}. Colour becomes luma (ITU-R
-// BT.601, in Pillow's whole numbers), transparency lies on black, the EXIF orientation is applied,
-// colour profiles are left aside.
+// BT.601, in Pillow's whole numbers), transparency lies on black, the EXIF orientation (no other) is
+// applied, colour profiles are left aside.
 export async function readPicture(blob) {
   if (blob.size > MAX_BYTES) {
     const found = `${Math.round(blob.size / 1e6)} MB`;
@@ -120,7 +129,9 @@ export async function readPicture(blob) {
   checkSize(facts);
   const bitmap = await decoded(new Blob([bytes], { type: facts.type }));
   try {
-    return greyOf(bitmap);
+    const picture = greyOf(bitmap);
+    if (picture.grey.every((level) => level === 0) && isClear(bitmap)) throw clear();
+    return picture;
   } finally {
     bitmap.close();
   }
@@ -154,6 +165,16 @@ function greyOf(bitmap) {
     grey[i] = (data[j] * 19595 + data[j + 1] * 38470 + data[j + 2] * 7471 + 0x8000) >> 16;
   }
   return { grey, width, height };
+}
+
+// Whether not one pixel of a picture can be seen; asked only of a black one.
+function isClear(bitmap) {
+  const { width, height } = bitmap;
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0);
+  const { data } = context.getImageData(0, 0, width, height);
+  return data.every((value, i) => i % 4 !== 3 || value === 0);
 }
 
 // Some browsers change the pixels that a page reads, so that it cannot tell visitors apart.

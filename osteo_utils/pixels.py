@@ -1,0 +1,68 @@
+"""What all decoders share: the error, the bounds, and the way from pixel values to grey levels."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+Grey = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+Display = Callable[[Floats], Floats]  # pixel values to brightness, 0 (black) to 1 (white)
+
+MAX_PIXELS: Final = 80_000_000  # the largest detectors have about 20 million; below Pillow's alarm
+MAX_SIDE: Final = 65_535  # no JPEG and no DICOM can be longer
+_LEFT_OUT: Final = 1000  # one pixel in so many at each end of the range: hot and dead pixels
+_BLOCK: Final = (
+    2**20
+)  # pixels that are computed at a time, so that a large film needs little memory
+
+
+class ImageError(ValueError):
+    """A file that cannot be used as a radiograph: file, expected, found, what to do."""
+
+    def __init__(self, where: object, expected: str, found: object, remedy: str) -> None:
+        super().__init__(f"{where}: expected {expected}, found {found}. {remedy}")
+
+
+def check_size(name: object, width: int, height: int) -> None:
+    """Refuse a picture without pixels and one beyond all reason, before it is decoded."""
+    if min(width, height) < 1 or width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        expected = f"1 to {MAX_PIXELS:,} pixels, at most {MAX_SIDE:,} on a side"
+        found = f"{width} x {height} (not decoded)"
+        raise ImageError(name, expected, found, "Export it in a usual size.")
+
+
+def own_range(values: npt.NDArray[Any]) -> tuple[float, float]:
+    """Darkest and brightest value, one pixel in 1,000 left out at each end.
+
+    Those few are hot, dead or edge pixels that would take the contrast from the bone. Fewer than
+    1,000 pixels, or nearly all of one value: the very darkest and brightest.
+    """
+    left_out = values.size // _LEFT_OUT
+    ends = [left_out, values.size - 1 - left_out]
+    low, high = np.partition(values, ends, axis=None)[ends]
+    if low == high:
+        low, high = values.min(), values.max()
+    return float(low), float(high)
+
+
+def between(low: float, high: float) -> Display:
+    """Brightness that rises from `low` to `high`; if they are equal, a step just above them."""
+    if high - low == 0:  # infinite ends pass on, to be refused
+        return lambda values: (values > low).astype(np.float64)
+    return lambda values: (values - low) / (high - low)
+
+
+def to_grey(name: object, values: npt.NDArray[Any], display: Display) -> Grey:
+    """Grey levels of pixel values (height, width): brightness times 255, halves up, clipped."""
+    grey = np.empty(values.shape, np.uint8)
+    rows = max(1, _BLOCK // values.shape[1])
+    for top in range(0, len(values), rows):
+        block = values[top : top + rows].astype(np.float64)
+        with np.errstate(all="ignore"):  # what is not finite is refused
+            brightness = display(block)
+        if not (np.isfinite(block).all() and np.isfinite(brightness).all()):
+            raise ImageError(name, "finite pixel values", "NaN or infinity", "Export it again.")
+        grey[top : top + rows] = np.floor(np.clip(brightness, 0, 1) * 255 + 0.5)
+    return grey
