@@ -1,9 +1,12 @@
 """Fixtures that several test files share."""
 
 import os
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from osteo_utils.corpus import make_simulated
 
@@ -14,6 +17,24 @@ REAL_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small simulated corpus with its planted faults, made once; read it, never change it."""
     return make_simulated(tmp_path_factory.mktemp("corpora") / "simulated", 24, 96, workers=1)
+
+
+@pytest.fixture(scope="session")
+def unannounced_frames() -> bytes:
+    """A DICOM that holds three frames and speaks of one."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset.Rows = dataset.Columns = 64
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.PixelData = bytes(3 * 64 * 64)
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
 
 
 @pytest.fixture(scope="session")

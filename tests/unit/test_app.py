@@ -342,6 +342,14 @@ def test_several_uploads_are_answered_as_keras_does_and_a_bad_one_is_told(app, r
     assert not app.exception
 
 
+def test_more_frames_than_announced_are_one_line_of_the_page(app, unannounced_frames):
+    upload(app, ("f.dcm", unannounced_frames), ("a.png", png()))
+    (told,) = app.error
+    assert told.value.startswith(r"f\.dcm\: expected a single image\, found 3 frames")
+    assert len(tables(app)) == 1
+    assert not app.exception
+
+
 def test_two_models_and_an_ensemble_side_by_side(app, runs):
     app.toggle[0].set_value(True).run()
     choose(app, "Second model", SECOND)

@@ -309,6 +309,16 @@ def test_several_runs_vote_and_a_bad_file_is_left_out(perfect, flawed, films, tm
     assert found["runs"] == ["custom_cnn/seed0", "custom_cnn/seed1"]
 
 
+def test_more_frames_than_announced_are_one_line_and_the_other_films_are_answered(
+    perfect, films, unannounced_frames, tmp_path, call
+):
+    (tmp_path / "f.dcm").write_bytes(unannounced_frames)
+    code, found, notes = call("predict", perfect.folder, tmp_path / "f.dcm", films[1])
+    assert code == 1
+    assert f"osteo: error: {tmp_path / 'f.dcm'}: expected a single image, found 3 frames" in notes
+    assert [row["file"] for row in found["images"]] == [str(films[1])]
+
+
 def test_predict_says_what_is_unlike_the_training_films(perfect, flawed, films, tmp_path, capsys):
     film, rng = fit_square(read_image(films[0]), 32).astype(int), np.random.default_rng(0)
     noisy = np.clip(film + rng.integers(-20, 21, (40, 32, 32)), 0, 255).astype(np.uint8)
