@@ -23,11 +23,12 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 from sklearn.tree import DecisionTreeClassifier
 
+from osteo_utils import evaluate
 from osteo_utils.evaluate import interval_ends, mean_recall, multiplicities
-from osteo_utils.images import THREADS, Grey, ImageError, read_image
+from osteo_utils.images import THREADS, Grey, ImageError, decoder, read_image
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.progress import progress
-from osteo_utils.store import replace_file
+from osteo_utils.store import replace_file, source_digest
 
 # Correlation of detail. Different radiographs stay below 0.53 (217 real ones) and 0.62 (640 phantom
 # knees of 256 px; the two of a patient 0.59), mirrored or not. Twins keep at least 0.97 after what
@@ -360,6 +361,11 @@ def write_audit(audit: Audit, folder: Path | str) -> None:
     for name, field in reversed(list(zip(FILES, fields(audit), strict=True))):
         table: pd.DataFrame = getattr(audit, field.name)
         replace_file(Path(folder) / name, partial(table.to_csv, index=False))
+
+
+def audit_code() -> str:
+    """What an audit depends on beside its films: its code and all that decodes a film."""
+    return f"{source_digest(__file__, evaluate.__file__)} {decoder()}"
 
 
 def read_audit(folder: Path | str) -> Audit:

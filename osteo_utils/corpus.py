@@ -4,6 +4,7 @@ Every writer works in a hidden folder beside its target and moves it into place 
 leaves a whole corpus or none. A folder the reader brings is used where it is, never written to.
 """
 
+import base64
 import hashlib
 import http.client
 import json
@@ -11,11 +12,14 @@ import os
 import re
 import shutil
 import stat
+import sys
+import time
 import urllib.request
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any, Final
@@ -28,7 +32,7 @@ from PIL import Image
 from scipy.special import ndtr, ndtri
 from tqdm import tqdm
 
-from osteo_utils.images import THREADS, ImageError, ImageFacts, probe, read_bytes
+from osteo_utils.images import THREADS, ImageError, ImageFacts, decoder, probe, read_bytes
 from osteo_utils.labels import (
     CLASS_NAMES,
     OSTEOPENIA_BELOW,
@@ -38,7 +42,7 @@ from osteo_utils.labels import (
 from osteo_utils.phantom import MASKS, Setting, sample_anatomy, sample_setting, simulate_knee
 from osteo_utils.profiles import Profile
 from osteo_utils.progress import progress, watched
-from osteo_utils.store import make_folder, rows_digest
+from osteo_utils.store import make_folder, replace_file, rows_digest, source_digest
 
 IMAGE_FOLDER: Final = "OS Collected Data"
 KNOWN: Final = ("simulated", "kaggle")
@@ -58,12 +62,16 @@ CORPUS_VERSION: Final = 2  # raise it when the same settings give other files
 
 KAGGLE_SET: Final = "mohamedgobara/multi-class-knee-osteoporosis-x-ray-dataset"
 KAGGLE_PAGE: Final = f"https://www.kaggle.com/datasets/{KAGGLE_SET}"
-KAGGLE_URL: Final = f"https://www.kaggle.com/api/v1/datasets/download/{KAGGLE_SET}"
+KAGGLE_URL: Final = (
+    f"https://www.kaggle.com/api/v1/datasets/download/{KAGGLE_SET}?datasetVersionNumber=1"
+)
 KAGGLE_COUNTS: Final = (780, 374, 793)
 MAX_UNPACKED: Final = 20_000_000_000  # bytes; the public set has 1.2 billion
 MAX_MEMBERS: Final = 100_000
 MAX_DEPTH: Final = 4  # of a class folder below the folder given
-_IGNORED: Final = {"__macosx", "thumbs.db", "desktop.ini"}
+_IGNORED: Final = {"__macosx", "thumbs.db", "desktop.ini", "icon\r", "@eadir"}
+_NO_CHARACTERS: Final = re.compile(r"[\x00-\x1f\x7f]")
+_SETTLED: Final = 2_000_000_000  # ns; a younger file may change again within one tick of its clock
 
 
 class CorpusError(ValueError):
@@ -136,10 +144,30 @@ def films_digest(root: Path | str, listing: pd.DataFrame) -> str:
     other versions of an encoder write the same phantoms in other bytes; any other by its files.
     """
     digest = rows_digest(listing, FILM)
-    made = _corpus_info(Path(root))
+    made = corpus_info(Path(root))
     if made.get("films") != digest:
         return digest
     return hashlib.sha256(json.dumps(made["settings"], sort_keys=True).encode()).hexdigest()
+
+
+def listing_digest(listing: pd.DataFrame) -> str:
+    """SHA-256 (hex) of everything that `list_corpus` tells of a corpus, patients included."""
+    return rows_digest(listing, list(listing.columns))
+
+
+def corpus_info(root: Path) -> dict[str, Any]:
+    """What the maker of a simulated corpus wrote down, {} for any other; `CorpusError`."""
+    if not (file := root / "corpus.json").is_file():
+        return {}
+    try:
+        info = json.loads(file.read_text(encoding="utf-8"))
+        if "settings" not in info:  # another program's
+            return {}
+        float(info["best_possible"]["balanced_accuracy"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        remedy = "Restore it, or remove the folder to make the corpus anew."
+        raise CorpusError(file, "the settings of a simulated corpus", repr(error), remedy) from None
+    return info  # type: ignore[no-any-return]
 
 
 def make_simulated(
@@ -165,7 +193,7 @@ def make_simulated(
     settings: dict[str, Any] = {"patients": patients, "size": size, "seed": seed, "faults": faults}
     settings |= {"population": asdict(Population()), "version": CORPUS_VERSION}
     if root.exists():
-        found = _corpus_info(root).get("settings", "no corpus.json with its settings")
+        found = corpus_info(root).get("settings", "no corpus.json with its settings")
         if found != settings:
             remedy = "Remove that folder to make it anew, or choose another."
             raise CorpusError(root, f"a corpus made with {settings}", found, remedy)
@@ -217,16 +245,17 @@ def fetch_kaggle(
 ) -> Path:
     """Download the public knee set (1.2 GB, no account needed), check it and put it at `root`.
 
-    The archive's paths, sizes, checksums and its number of files in each class (`counts`) are
-    checked before anything is put in place; nothing stays behind if that fails (`CorpusError`).
+    The archive's MD5 (where the server tells it), paths, sizes, checksums and its number of files
+    in each class (`counts`) are checked before anything is put in place; nothing stays behind if
+    that fails (`CorpusError`).
     """
 
     def fill(part: Path) -> None:
         archive = part / "archive.zip"
         _download(url, archive)
-        _extract(archive, part)
+        _extract(archive, part, url)
         archive.unlink()
-        labels = [label for _, label in _labelled_files(part)]
+        labels = [label for _, label in _labelled_files(part, url)]
         found = tuple(labels.count(label) for label in range(len(CLASS_NAMES)))
         if found != tuple(counts):
             expected = f"{tuple(counts)} files of {', '.join(CLASS_NAMES)}"
@@ -249,8 +278,8 @@ def unpack(archive: Path | str, root: Path | str) -> Path:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
 
     def fill(part: Path) -> None:
-        _extract(archive, part)
-        _labelled_files(part)
+        _extract(archive, part, archive)
+        _labelled_files(part, archive)
         (part / "archive.sha256").write_text(digest)
 
     known = root / "archive.sha256"
@@ -262,34 +291,55 @@ def unpack(archive: Path | str, root: Path | str) -> Path:
     return root
 
 
-def list_corpus(root: Path | str) -> pd.DataFrame:
+def list_corpus(root: Path | str, cache: Path | None = None) -> pd.DataFrame:
     """One row for each file in the class folders, sorted naturally by path.
 
     Columns: path (below `root`), label, patient, site, side (from metadata.csv, "" without),
     format, extension, mode, width, height, bytes, sha256, problem ("" or why it cannot be used).
+    `cache` is a JSON file: a good film whose size and times are those of the last listing is not
+    read again.
     """
     root = Path(root)
-    files = _labelled_files(root)
+    files, known, now = _labelled_files(root), _read_known(cache), time.time_ns()
+    stamps = [_stamp(file, now) for file, _ in files]
+    unread = [film for film, stamp in zip(files, stamps, strict=True) if stamp not in known]
     with ThreadPoolExecutor(THREADS) as pool:
-        rows = pool.map(lambda file: _row(root, *file), files)
-        table = pd.DataFrame(progress(rows, "listing", len(files), "file"))
+        read = pool.map(lambda film: _row(root, *film), unread)
+        read = iter(progress(read, "listing", len(unread), "file") if unread else ())
+        rows = [known[stamp] if stamp in known else next(read) for stamp in stamps]
+    good = {s: row for s, row in zip(stamps, rows, strict=True) if s and not row["problem"]}
+    if cache is not None and good != known:
+        text = json.dumps({"code": _listing_code(), "films": good})
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(cache, lambda part: part.write_text(text, encoding="utf-8"))
+    table = pd.DataFrame(rows)
     metadata = _metadata(root, table["path"]).reindex(table["path"], fill_value="")
     return table.assign(**{name: metadata[name].to_numpy() for name in METADATA_COLUMNS[1:]})
 
 
-def _corpus_info(root: Path) -> dict[str, Any]:
-    """What the maker of a simulated corpus wrote down, {} for any other; `CorpusError`."""
-    if not (file := root / "corpus.json").is_file():
+def _stamp(file: Path, now: int) -> str:
+    """Path, size and times of a file, other ones for another content; "" where nobody can know."""
+    try:
+        facts = file.stat()
+    except OSError:  # `read_bytes` will say what is wrong
+        return ""
+    young = max(facts.st_mtime_ns, facts.st_ctime_ns) > now - _SETTLED
+    return "" if young else f"{file} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}"
+
+
+def _read_known(cache: Path | None) -> dict[str, Any]:
+    """Rows of the last listing by the stamps of their files; {} if this code made none."""
+    if cache is None or not cache.is_file():
         return {}
     try:
-        info = json.loads(file.read_text(encoding="utf-8"))
-        if "settings" not in info:  # another program's
-            return {}
-        float(info["best_possible"]["balanced_accuracy"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        remedy = "Restore it, or remove the folder to make the corpus anew."
-        raise CorpusError(file, "the settings of a simulated corpus", repr(error), remedy) from None
-    return info  # type: ignore[no-any-return]
+        stored = json.loads(cache.read_text(encoding="utf-8"))
+        return dict(stored["films"]) if stored["code"] == _listing_code() else {}
+    except (OSError, ValueError, KeyError, TypeError):  # damaged: read the films again
+        return {}
+
+
+def _listing_code() -> str:
+    return f"{source_digest(__file__)} {decoder()}"
 
 
 def _t_scores(quantiles: npt.NDArray[np.float64], population: Population) -> Any:  # noqa: ANN401
@@ -453,22 +503,46 @@ def _download(url: str, target: Path) -> None:
     remedy = "Check the connection and try again, or give the path of a downloaded zip."
     try:
         with urllib.request.urlopen(url, timeout=60) as response, target.open("wb") as file:
-            expected = int(response.headers.get("Content-Length") or 0)
+            expected, md5 = int(response.headers.get("Content-Length") or 0), _told_md5(response)
+            _check_space(url, target.parent, expected)
             bar = tqdm.wrapattr(file, "write", expected, desc="downloading", disable=not watched())
             with bar as writer:
                 shutil.copyfileobj(response, writer, 1 << 20)
     except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, CorpusError):
+            raise
         raise CorpusError(url, "a zip", error, remedy) from None
     if (size := target.stat().st_size) < expected:
         raise CorpusError(url, f"{expected:,} bytes", f"the end after {size:,}", remedy)
+    with target.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).digest()
+    if md5 is not None and found != md5:
+        raise CorpusError(url, f"MD5 {md5.hex()}", found.hex(), remedy)
 
 
-def _extract(archive: Path, folder: Path) -> None:
+def _told_md5(response: Any) -> bytes | None:  # noqa: ANN401 (what urlopen returns)
+    """The MD5 that a server states: Google's storage, where Kaggle keeps its files, does."""
+    hashes = ",".join(response.headers.get_all("x-goog-hash") or [])
+    told = re.search(r"md5=([A-Za-z0-9+/]{22}==)", hashes)
+    return base64.b64decode(told[1]) if told else None
+
+
+def _check_space(name: object, folder: Path, needed: int) -> None:
+    if needed > (free := shutil.disk_usage(folder).free):
+        expected, remedy = f"{needed:,} bytes free on the disk", "Free some space and try again."
+        raise CorpusError(name, expected, f"{free:,} in {folder.parent}", remedy)
+
+
+def _extract(archive: Path, folder: Path, name: object) -> None:
     """Unpack a zip into a folder, checksums verified on the way; `CorpusError` if it is bad."""
     try:
         with zipfile.ZipFile(archive) as opened:
-            _check_members(archive, opened.infolist())
-            for member in progress(opened.infolist(), "unpacking", unit="file"):
+            members = opened.infolist()
+            _check_members(name, members)
+            _check_space(name, folder, sum(member.file_size for member in members))
+            for member in progress(members, "unpacking", unit="file"):
+                if "/" not in member.filename:  # made on Windows, against the standard
+                    member.filename = member.filename.replace("\\", "/")
                 if not (member.is_dir() or _is_hidden(member.filename)):
                     opened.extract(member, folder)
     except CorpusError:
@@ -476,19 +550,21 @@ def _extract(archive: Path, folder: Path) -> None:
     except Exception as error:  # damaged archives make zipfile raise nearly anything
         found = f"{type(error).__name__}: {error}"
         remedy = "Download it again; if the disk is full, free some space."
-        raise CorpusError(archive, "a whole zip", found, remedy) from None
+        if isinstance(error, NotImplementedError):  # Deflate64 of Windows, for example
+            remedy = "Unpack it with another program and give the path of the folder."
+        raise CorpusError(name, "a whole zip", found, remedy) from None
 
 
-def _check_members(archive: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+def _check_members(name: object, members: Sequence[zipfile.ZipInfo]) -> None:
     for member in members:
         if reason := _unsafe(member):
             found = f"{member.orig_filename!r} ({reason})"
-            raise CorpusError(archive, "plain files", found, "Do not trust this zip.")
+            raise CorpusError(name, "plain files", found, "Do not trust this zip.")
     total = sum(member.file_size for member in members)
     if total > MAX_UNPACKED or len(members) > MAX_MEMBERS:
         expected = f"at most {MAX_MEMBERS:,} files and {MAX_UNPACKED:,} bytes"
         found = f"{len(members):,} and {total:,}"
-        raise CorpusError(archive, expected, found, "Unpack it yourself if you trust it.")
+        raise CorpusError(name, expected, found, "Unpack it yourself if you trust it.")
 
 
 def _unsafe(member: zipfile.ZipInfo) -> str:
@@ -507,29 +583,45 @@ def _is_hidden(path: PurePath | str) -> bool:
     return any(p.startswith(".") or p.casefold() in _IGNORED for p in parts)
 
 
-def _labelled_files(root: Path) -> list[tuple[Path, int]]:
+def _labelled_files(root: Path, name: object = None) -> list[tuple[Path, int]]:
     """Files in folders named as a class (any case) with its index, sorted naturally by path.
 
     The outermost such folder counts, at most MAX_DEPTH below `root`. `CorpusError` unless every
-    class has a file.
+    class has a file; it speaks of `name` where the folder is not the reader's.
     """
     indices = {name.casefold(): index for index, name in enumerate(CLASS_NAMES)}
     top = root / IMAGE_FOLDER if (root / IMAGE_FOLDER).is_dir() else root
     files: list[tuple[Path, int]] = []
     folders: set[str] = set()
-    for file in top.rglob("*"):
-        path = file.relative_to(top)
-        if file.is_dir() or _is_hidden(path):
-            continue
-        names = [name.strip().casefold() for name in path.parts[:-1][:MAX_DEPTH]]
-        folders.update(path.parts[:-1][:MAX_DEPTH])
+    for file in _files_below(top):
+        parts = file.relative_to(top).parts[:-1][:MAX_DEPTH]
+        folders.update(parts)
+        names = [part.strip().casefold() for part in parts]
         if labels := [indices[name] for name in names if name in indices]:
             files.append((file, labels[0]))
     if len({label for _, label in files}) < len(CLASS_NAMES):
         expected = f"files in sub-folders named {', '.join(CLASS_NAMES)}"
-        found = f"files in: {', '.join(sorted(folders)[:12]) or 'no sub-folder'}"
-        raise CorpusError(root, expected, found, "Rename or add folders.")
+        found = f"files in: {_shown(', '.join(sorted(folders)[:12]))[0] or 'no sub-folder'}"
+        raise CorpusError(name or root, expected, found, "Rename or add folders.")
     return sorted(files, key=lambda file: _natural(file[0].relative_to(root).as_posix()))
+
+
+def _files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Every file that is not hidden; links to folders are followed, but never in a circle."""
+    if (here := folder.resolve()) in above:
+        return
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        remedy = "Check its permissions."
+        raise CorpusError(folder, "a folder that can be read", error, remedy) from None
+    for entry in entries:
+        if _is_hidden(entry.name):
+            continue
+        if entry.is_dir():
+            yield from _files_below(entry, (*above, here))
+        else:
+            yield entry
 
 
 def _natural(path: str) -> tuple[list[tuple[int, str]], str]:
@@ -538,16 +630,30 @@ def _natural(path: str) -> tuple[list[tuple[int, str]], str]:
     return [(int(p), "") if p.isdecimal() else (-1, p) for p in pieces], path
 
 
+def _shown(name: str) -> tuple[str, bool]:
+    """A name as a table and a terminal can hold it, and whether it is whole: bytes that are no
+    UTF-8 and control characters are escaped.
+    """
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    text = _NO_CHARACTERS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return text, text == name
+
+
 def _row(root: Path, file: Path, label: int) -> dict[str, Any]:
     data, facts, problem = b"", ImageFacts("", "", 0, 0), ""
+    path, whole = _shown(file.relative_to(root).as_posix())
     try:
         data = read_bytes(file)
+        if not whole:
+            expected = "a name in UTF-8 without control characters"
+            raise ImageError(path, expected, "others, escaped here", "Rename the file or folder.")
         facts = probe(file, data)
-    except ImageError as error:
-        problem = str(error)
-    row = {"path": file.relative_to(root).as_posix(), "label": label}
+    except Exception as error:  # one bad file never ends a listing
+        known = isinstance(error, ImageError)
+        problem = _shown(str(error) if known else f"{file}: {type(error).__name__}: {error}")[0]
+    row = {"path": path, "label": label}
     row |= {"patient": "", "site": "", "side": ""}
-    row |= {"format": facts.format, "extension": file.suffix, "mode": facts.mode}
+    row |= {"format": facts.format, "extension": _shown(file.suffix)[0], "mode": facts.mode}
     row |= {"width": facts.width, "height": facts.height, "bytes": len(data)}
     return row | {"sha256": hashlib.sha256(data).hexdigest(), "problem": problem}
 
@@ -555,11 +661,17 @@ def _row(root: Path, file: Path, label: int) -> dict[str, Any]:
 def _metadata(root: Path, paths: "pd.Series[str]") -> pd.DataFrame:
     """metadata.csv by path, empty if there is none; `CorpusError` if it does not fit the files."""
     if not (table := root / "metadata.csv").is_file():
-        return pd.DataFrame(columns=list(METADATA_COLUMNS)).set_index("path")
+        return _metadata_of_nobody()
     try:
         metadata = pd.read_csv(table, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:
         raise CorpusError(table, "a CSV table", error, "Save it again as CSV (UTF-8).") from None
+    titles = {
+        title.strip().casefold() for name in metadata for title in re.split("[;\t]", str(name))
+    }
+    if "path" not in titles:
+        _tell_once(f"{table}: left aside, for it has no column path; patients are not known.")
+        return _metadata_of_nobody()
     if missing := [name for name in METADATA_COLUMNS if name not in metadata]:
         expected = f"the columns {', '.join(METADATA_COLUMNS)}"
         raise CorpusError(table, expected, list(metadata.columns), f"Add {', '.join(missing)}.")
@@ -568,3 +680,12 @@ def _metadata(root: Path, paths: "pd.Series[str]") -> pd.DataFrame:
         found = f"{len(wrong)} that are not, such as {wrong.iloc[0]!r}"
         raise CorpusError(table, "each path to be a file, once", found, "Correct these rows.")
     return metadata.set_index("path")
+
+
+@cache
+def _tell_once(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _metadata_of_nobody() -> pd.DataFrame:
+    return pd.DataFrame(columns=list(METADATA_COLUMNS)).set_index("path")

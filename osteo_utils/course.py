@@ -4,6 +4,7 @@ A chapter opens the course once and then asks for the audit, the split, the arra
 model. Everything lives in `runs/<corpus>/<profile>/`, where a person can open it.
 """
 
+import hashlib
 import json
 import platform
 from dataclasses import dataclass
@@ -13,19 +14,29 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from osteo_utils.audit import Audit, audit, read_audit, write_audit
+from osteo_utils.audit import FILES, Audit, audit, audit_code, read_audit, write_audit
 from osteo_utils.corpus import (
     CorpusError,
+    corpus_info,
     corpus_name,
     corpus_path,
     films_digest,
     list_corpus,
+    listing_digest,
     open_corpus,
 )
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.profiles import Profile, get_profile, recipe
-from osteo_utils.splits import make_split, read_split, split_hash, write_split
-from osteo_utils.store import replace_file
+from osteo_utils.splits import (
+    SplitError,
+    film_changes,
+    make_split,
+    read_split,
+    split_changes,
+    split_hash,
+    write_split,
+)
+from osteo_utils.store import locked, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,37 +148,94 @@ def installed(packages: "Sequence[str]") -> str:
     return ", ".join(found)
 
 
+def listed(course: Course) -> pd.DataFrame:
+    """`list_corpus` of the corpus; films that are unchanged since the last time are not read."""
+    return list_corpus(course.root, course.folder / "cache" / "listing.json")
+
+
 def audited(course: Course) -> Audit:
-    """The audit of the corpus: read where it still fits the files, made (and kept) otherwise."""
-    listing = list_corpus(course.root)
-    if (course.folder / "audit.csv").exists():
-        known = read_audit(course.folder)
-        if _same_files(known.images, listing):
-            return known
-        print("The files have changed since the audit: auditing again.")
-    else:
-        print("No audit of this corpus yet: auditing now (chapter 02 explains it).")
-    report = audit(course.root, listing)
-    write_audit(report, course.folder)
+    """The audit of the corpus: read where it still fits the files, made (and kept) otherwise.
+
+    It is made again, and the print says why, when a film, metadata.csv, the audit's code or one
+    of its tables has changed. Of two processes at once the second one waits.
+    """
+    folder = course.folder
+    with locked(folder / "audit.csv"):
+        listing = listed(course)
+        made_from = {"listing": listing_digest(listing), "code": audit_code()}
+        if not (reason := _stale_audit(folder, listing, made_from)):
+            return read_audit(folder)
+        print(reason)
+        report = audit(course.root, listing)
+        write_audit(report, folder)
+        text = json.dumps(made_from | {"tables": _tables(folder)}, indent=1) + "\n"
+        replace_file(folder / "audit.json", lambda part: part.write_text(text, encoding="utf-8"))
     return report
 
 
-def _same_files(left: pd.DataFrame, right: pd.DataFrame) -> bool:
-    columns = ["path", "sha256"]
-    return left[columns].to_numpy().tolist() == right[columns].to_numpy().tolist()
+def _stale_audit(folder: Path, listing: pd.DataFrame, made_from: dict[str, str]) -> str:
+    """Why the audit in a folder cannot be believed, or ""; audit.json says what it is of."""
+    try:
+        known = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+        if known["tables"] != _tables(folder):
+            return "The tables of the audit were changed or damaged: auditing again."
+    except FileNotFoundError:
+        return "No audit of this corpus yet: auditing now (chapter 02 explains it)."
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"The audit's record is damaged ({error!r}): auditing again."
+    if known["listing"] != made_from["listing"]:
+        changes = film_changes(read_audit(folder).images, listing) or "facts or metadata.csv"
+        return f"The files have changed since the audit ({changes}): auditing again."
+    if known["code"] != made_from["code"]:
+        return "The audit is of another version of the code: auditing again."
+    return ""
+
+
+def _tables(folder: Path) -> dict[str, str]:
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
 
 
 def split(course: Course) -> pd.DataFrame:
-    """The one split of this corpus: read with its hash checked, made from the audit otherwise."""
+    """The one split of this corpus, held against the films that are there now.
+
+    Made from the audit if there is none. If the films that the audit keeps, or their groups, are
+    no longer those that were split, it is made again as long as nothing rests on it; otherwise
+    `SplitError` says what has changed: a network would be tested on films it knows, or on others
+    than its record says. Of two processes at once the second one waits.
+    """
     path = course.folder / "split.csv"
-    if path.exists():
-        return read_split(path)
-    print("No split of this corpus yet: splitting now (chapter 03 explains it).")
-    images = audited(course).images
-    parts = make_split(images)
-    parts.attrs["films"] = films_digest(course.root, images)
-    write_split(parts, path)
+    with locked(path):
+        images = audited(course).images
+        kept, films = images[images["keep"]], films_digest(course.root, images)
+        if path.exists():
+            parts = read_split(path)
+            if parts.attrs["films"] == films:  # the same phantoms, perhaps from another encoder
+                here = dict(zip(kept["path"], kept["sha256"], strict=True))
+                digests = zip(parts["path"], parts["sha256"], strict=True)
+                parts = parts.assign(sha256=[here.get(path, known) for path, known in digests])
+            if not (changes := split_changes(parts, kept)):
+                return parts
+            _refuse_if_used(course.folder, changes)
+            print(f"The films have changed since the split ({changes}): splitting again.")
+        else:
+            print("No split of this corpus yet: splitting now (chapter 03 explains it).")
+        parts = make_split(images)
+        parts.attrs["films"] = films
+        path.unlink(missing_ok=True)
+        write_split(parts, path)
     return parts
+
+
+def _refuse_if_used(folder: Path, changes: str) -> None:
+    """`SplitError` if anything but the audit lies beside the split: it may rest on the split."""
+    ours = {*FILES, "audit.json", "split.csv", "split.json", "cache"}
+    names = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
+    if others := [name for name in names if name not in ours]:
+        raise SplitError(
+            f"{folder / 'split.csv'}: expected the films that were split, found {changes}. "
+            f"{', '.join(others[:3])} may rest on it: put the films back as they were, or delete "
+            f"{folder} to start over."
+        )
 
 
 def arrays(course: Course, image_size: int | None = None) -> "dict[str, Arrays]":
@@ -267,9 +335,8 @@ def reference_scores(course: Course) -> dict[str, float]:
     and scored on test, once chapter 05 has written baselines.csv.
     """
     lines = {"chance": 1 / len(CLASS_NAMES)}
-    if (known := course.root / "corpus.json").exists():
-        best = json.loads(known.read_text(encoding="utf-8"))["best_possible"]
-        lines["best possible"] = float(best["balanced_accuracy"])
+    if made := corpus_info(course.root):
+        lines["best possible"] = float(made["best_possible"]["balanced_accuracy"])
     if (baselines := course.folder / "baselines.csv").exists():
         lines["best baseline"] = _best_baseline(pd.read_csv(baselines))
     return lines

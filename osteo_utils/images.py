@@ -5,14 +5,16 @@ module as an `ImageError` that names the file, what was expected, what was found
 """
 
 import hashlib
+import json
 import logging
-import os
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache as remembered
+from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +25,7 @@ from scipy.sparse import csr_array
 
 from osteo_utils.pixels import MAX_SIDE, Grey, ImageError, between, check_size, own_range, to_grey
 from osteo_utils.progress import progress
+from osteo_utils.store import replace_file, source_digest
 
 __all__ = ["Grey", "ImageError", "ImageFacts", "decode", "examine", "fit_square", "load_arrays"]
 __all__ += ["probe", "read_bytes", "read_image"]
@@ -30,7 +33,7 @@ __all__ += ["probe", "read_bytes", "read_image"]
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # DICOM is read by pydicom
 MAX_BYTES: Final = 1_000_000_000
 THREADS: Final = 3  # Pillow decodes without holding the interpreter's lock
-CACHE_VERSION: Final = "2"  # change it when decoding or `fit_square` changes
+_DECODERS: Final = ("pillow", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg")
 
 _LOG = logging.getLogger(__name__)
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
@@ -147,24 +150,61 @@ def fit_square(image: Grey, size: int) -> Grey:
     return np.asarray((2 * sums + total**2) // (2 * total**2), dtype=np.uint8)
 
 
-def load_arrays(paths: Sequence[Path], size: int, cache: Path | None = None) -> Grey:
+def load_arrays(
+    paths: Sequence[Path],
+    size: int,
+    cache: Path | None = None,
+    digests: Sequence[str] | None = None,
+) -> Grey:
     """Decode files to uint8 (n, size, size), in their order; a bad file raises `ImageError`.
 
-    `cache` is an .npz file, used while it belongs to exactly these contents, order and size,
-    and written anew otherwise. A damaged cache is remade with a warning that says so.
+    `digests` are the SHA-256 (hex) of the films that are meant, in the same order: a file with
+    another content raises `ImageError`. `cache` is an .npz file, used while it belongs to exactly
+    these contents, order, size and `decoder`, and written anew otherwise; with `digests` no film
+    is read then. A damaged cache is remade with a warning that says so.
     """
     paths = [Path(path) for path in paths]
     with ThreadPoolExecutor(THREADS) as pool:
-        digests = pool.map(lambda path: hashlib.sha256(read_bytes(path)).hexdigest(), paths)
-        key = " ".join([CACHE_VERSION, str(size), *digests])
+        if digests is None and cache is not None:
+            digests = list(pool.map(lambda path: _sha256(read_bytes(path)), paths))
+        expected: Sequence[str | None] = [None] * len(paths) if digests is None else digests
+        films = list(zip(paths, expected, strict=True))
+        key = _sha256(json.dumps([decoder(), size, *(digest for _, digest in films)]).encode())
         if cache is not None and (cached := _read_cache(cache, key)) is not None:
             return cached
-        squares = pool.map(lambda path: fit_square(read_image(path), size), paths)
+        squares = pool.map(lambda film: fit_square(_decode_film(*film), size), films)
         decoded = progress(squares, "decoding", len(paths), "image")
         arrays = np.array(list(decoded), dtype=np.uint8).reshape(-1, size, size)
     if cache is not None:
         _write_cache(cache, key, arrays)
     return arrays
+
+
+@remembered
+def decoder() -> str:
+    """Digest of what decides the facts and pixels of a film: code and versions of its packages."""
+    code = [str(Path(__file__).with_name(name)) for name in ("images.py", "pixels.py", "dicom.py")]
+    return _sha256(" ".join([source_digest(*code), *map(_version, _DECODERS)]).encode())
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _decode_film(path: Path, digest: str | None) -> Grey:
+    data = read_bytes(path)
+    if digest is not None and (found := _sha256(data)) != digest:
+        remedy = "Put the film back, or list the corpus again."
+        expected = f"the film with SHA-256 {digest[:12]}"
+        raise ImageError(path, expected, f"one with {found[:12]}", remedy)
+    return decode(data, path)
 
 
 @contextmanager
@@ -374,11 +414,9 @@ def _read_cache(cache: Path, key: str) -> Grey | None:
 
 
 def _write_cache(cache: Path, key: str, images: Grey) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    part = cache.with_name(f".{cache.name}.part-{os.getpid()}")
-    try:
-        with part.open("wb") as file:
+    def write(part: Path) -> None:
+        with part.open("wb") as file:  # np.savez would add .npz to a bare name
             np.savez(file, images=images, key=np.array(key))
-        part.replace(cache)
-    finally:
-        part.unlink(missing_ok=True)
+
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(cache, write)

@@ -78,6 +78,34 @@ def check_split(split: pd.DataFrame) -> None:
             )
 
 
+def film_changes(before: pd.DataFrame, now: pd.DataFrame) -> str:
+    """What happened to films between two tables (columns path, sha256), in words; "" if nothing."""
+    old, new = (dict(zip(t["path"], t["sha256"], strict=True)) for t in (before, now))
+    kinds = {
+        "added": [path for path in new if path not in old],
+        "removed": [path for path in old if path not in new],
+        "changed": [path for path in new if old.get(path, new[path]) != new[path]],
+    }
+    return "; ".join(
+        f"{len(paths)} {kind}: {', '.join(paths[:3])}{', ...' if len(paths) > 3 else ''}"
+        for kind, paths in kinds.items()
+        if paths
+    )
+
+
+def split_changes(split: pd.DataFrame, kept: pd.DataFrame) -> str:
+    """How the films that an audit keeps now differ from those of a split, in words; "" if not.
+
+    Groups are compared as sets of films, whatever their names.
+    """
+    if changes := film_changes(split, kept):
+        return changes
+    kept = kept.set_index("path").loc[split["path"]]
+    before, now = (pd.factorize(table["group"])[0] for table in (split, kept))
+    same = np.array_equal(before, now) and np.array_equal(split["label"], kept["label"])
+    return "" if same else "the same films in other groups or classes"
+
+
 def split_hash(split: pd.DataFrame) -> str:
     """SHA-256 over IDENTITY of the rows in any order: the name of this split in every run.
 

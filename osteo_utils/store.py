@@ -95,6 +95,11 @@ def rows_digest(table: "pd.DataFrame", columns: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
+def source_digest(*files: str) -> str:
+    """SHA-256 (hex) of these source files: the same code gives the same results."""
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
+
+
 def _clear_dead_parts(folder: Path) -> None:
     """Remove the temporary files whose writers were killed: nobody holds their locks."""
     if fcntl is None:

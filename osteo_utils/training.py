@@ -62,10 +62,12 @@ def load_parts(
 ) -> dict[str, Arrays]:
     """Images, uint8 (n, size, size, 1), and labels, int (n,), of each part in the rows' order.
 
-    `cache` is a folder that keeps the decoded images of each size.
+    `cache` is a folder that keeps the decoded images of each size. A file that is not the one that
+    was split raises `ImageError`.
     """
     file = None if cache is None else Path(cache) / f"images_{size}.npz"
-    images = load_arrays([Path(root) / path for path in split["path"]], size, file)[..., None]
+    paths, digests = [Path(root) / path for path in split["path"]], split["sha256"].tolist()
+    images = load_arrays(paths, size, file, digests)[..., None]
     labels = split["label"].to_numpy(dtype=np.int64)
     members = {part: (split["part"] == part).to_numpy() for part in PARTS}
     return {part: (images[rows], labels[rows]) for part, rows in members.items()}

@@ -1,7 +1,9 @@
+import base64
 import hashlib
 import http.server
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +12,7 @@ import threading
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -33,7 +36,7 @@ from osteo_utils.corpus import (
     read_truth,
     unpack,
 )
-from osteo_utils.images import read_image
+from osteo_utils.images import ImageFacts, read_image
 from osteo_utils.labels import CLASS_NAMES, class_of_t_score
 from osteo_utils.phantom import MASKS
 from osteo_utils.profiles import get_profile
@@ -277,6 +280,7 @@ def test_class_folders_are_found(tmp_path, prefix, names):
 def test_hidden_files_and_leftovers_are_ignored(tmp_path):
     write(tmp_path, *(f"{name}/1.png" for name in CLASS_NAMES))
     write(tmp_path, "Normal/.DS_Store", "__MACOSX/Normal/1.png", "Normal/Thumbs.db", "notes.txt")
+    write(tmp_path, "Normal/Icon\r", "Normal/@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg", "desktop.ini")
     assert len(list_corpus(tmp_path)) == 3
 
 
@@ -318,6 +322,145 @@ def test_one_bad_file_never_ends_a_listing(tmp_path):
     assert table["width"].dtype == np.int64
 
 
+def test_whatever_a_decoder_raises_never_ends_a_listing(tmp_path, monkeypatch):
+    write(tmp_path, *(f"{name}/1.png" for name in CLASS_NAMES))
+
+    def probe(path, data):
+        if "Normal" in str(path):
+            raise TypeError("Cannot handle\nthis data type: (1, 1, 64), |u1")
+        return ImageFacts("PNG", "L", 6, 8)
+
+    monkeypatch.setattr(corpus, "probe", probe)
+    table = list_corpus(tmp_path).set_index("path")
+    assert table["problem"].map(bool).tolist() == [True, False, False]
+    assert r"Cannot handle\x0athis data type" in table["problem"].iloc[0]
+    assert "Normal/1.png: TypeError" in table["problem"].iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"\xd5\xfd.png", r"\xd5\xfd.png"),
+        (b"cr\rname.png", r"cr\x0dname.png"),
+        (b"a\nb", r"a\x0ab"),
+    ],
+    ids=["GBK", "carriage return", "line break"],
+)
+def test_a_name_that_no_table_can_hold_is_told_and_the_others_are_listed(tmp_path, name, shown):
+    write(tmp_path, *(f"{name}/{n}.png" for name in CLASS_NAMES for n in (1, 2)))
+    (tmp_path / "Normal" / os.fsdecode(name)).write_bytes(png())
+    table = list_corpus(tmp_path)
+    assert len(table) == 7
+    bad = table[table["problem"] != ""]
+    assert bad["path"].tolist() == [f"Normal/{shown}"]
+    assert bad["problem"].item().startswith(f"Normal/{shown}: expected a name in UTF-8 without")
+    table.to_csv(tmp_path / "table.csv", index=False)
+    again = pd.read_csv(tmp_path / "table.csv", keep_default_na=False)
+    assert again["path"].tolist() == table["path"].tolist()
+
+
+def test_names_in_any_script_are_whole(tmp_path):
+    names = ["膝 1.png", "Knie (ä), rechts.png", "a\u202fb.png", r"\xd5.png"]
+    write(tmp_path, *(f"{name}/1.png" for name in CLASS_NAMES), *(f"Normal/{n}" for n in names))
+    assert (list_corpus(tmp_path)["problem"] == "").all()
+
+
+def test_the_commands_survive_names_that_are_no_utf8(tmp_path):
+    films = list(enumerate(f"{name}/{n}.png" for name in CLASS_NAMES for n in range(4)))
+    for value, path in films:
+        write(tmp_path / "knees", path, data=png(20 * value))
+    (tmp_path / "knees/Normal" / os.fsdecode(b"\xd5\xfd.png")).write_bytes(png(250))
+    for command in ("corpus", "audit"):
+        line = [sys.executable, "-m", "osteo_utils", command, str(tmp_path / "knees")]
+        line += ["--profile", "smoke", "--runs", str(tmp_path / "runs")]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "13" in done.stdout  # files, one of them unreadable
+
+
+def test_class_folders_may_be_links_and_circles_end(tmp_path):
+    store = write(tmp_path / "store", *(f"{n}/{k}.png" for n in (0, 1, 2) for k in (1, 2)))
+    (tmp_path / "knees").mkdir()
+    for label, name in enumerate(CLASS_NAMES):
+        (tmp_path / "knees" / name).symlink_to(store / str(label), target_is_directory=True)
+    (store / "0" / "up").symlink_to(store, target_is_directory=True)
+    (store / "1" / "self").symlink_to(store / "1", target_is_directory=True)
+    (store / "2" / "loop").symlink_to(store / "2" / "loop")
+    table = list_corpus(tmp_path / "knees")
+    assert table.loc[table["problem"] == "", "path"].tolist()[-2:] == [
+        "Osteoporosis/1.png",
+        "Osteoporosis/2.png",
+    ]
+    assert {"Normal/1.png", "Osteopenia/2.png"} <= set(table["path"])
+    assert not table["path"].str.contains("self|up/0").any()
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    write(tmp_path, *(f"{name}/1.png" for name in CLASS_NAMES))
+    iterdir = Path.iterdir
+
+    def closed(path):
+        if path.name == "Osteopenia":
+            raise PermissionError(13, "Permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    with pytest.raises(CorpusError, match="Osteopenia: expected a folder that can be read"):
+        list_corpus(tmp_path)
+
+
+@pytest.fixture
+def settled(monkeypatch):
+    """Files count as settled at once, so that a test need not wait two seconds."""
+    monkeypatch.setattr(corpus, "_SETTLED", 0)
+
+
+def read_count(monkeypatch):
+    read, seen = corpus.read_bytes, []
+    monkeypatch.setattr(corpus, "read_bytes", lambda path: seen.append(path.name) or read(path))
+    return seen
+
+
+@pytest.mark.usefixtures("settled")
+def test_unchanged_films_are_not_read_again(tmp_path, monkeypatch):
+    root = write(tmp_path / "knees", *(f"{name}/{n}.png" for name in CLASS_NAMES for n in (1, 2)))
+    (root / "Normal/bad.png").write_bytes(b"oops")
+    cache, seen = tmp_path / "runs" / "listing.json", read_count(monkeypatch)
+    first = list_corpus(root, cache)
+    assert len(seen) == 7
+    pd.testing.assert_frame_equal(list_corpus(root, cache), first)
+    assert seen[7:] == ["bad.png"]  # a decoder that was installed since may read it
+    cache.write_text("{")
+    pd.testing.assert_frame_equal(list_corpus(root, cache), first)
+    monkeypatch.setattr(corpus, "decoder", lambda: "another")
+    del seen[:]
+    list_corpus(root, cache)
+    assert len(seen) == 7
+
+
+@pytest.mark.usefixtures("settled")
+def test_replaced_added_and_removed_films_are_seen_at_once(tmp_path, monkeypatch):
+    root = write(tmp_path / "knees", *(f"{name}/{n}.png" for name in CLASS_NAMES for n in (1, 2)))
+    cache = tmp_path / "listing.json"
+    list_corpus(root, cache)
+    film = root / "Normal/1.png"
+    times = film.stat().st_atime_ns, film.stat().st_mtime_ns
+    film.write_bytes(png(77))  # as many bytes as before
+    os.utime(film, ns=times)  # and, as `cp -p` leaves it, of the same time
+    (root / "Normal/2.png").unlink()
+    write(root, "Normal/3.png")
+    (root / "Osteopenia/1.png").rename(root / "Normal/4.png")
+    pd.testing.assert_frame_equal(list_corpus(root, cache), list_corpus(root))
+
+
+def test_a_film_of_this_very_moment_is_not_taken_from_the_cache(tmp_path, monkeypatch):
+    root = write(tmp_path / "knees", *(f"{name}/1.png" for name in CLASS_NAMES))
+    seen = read_count(monkeypatch)
+    for _ in range(2):
+        list_corpus(root, tmp_path / "listing.json")
+    assert len(seen) == 6
+
+
 def test_a_listing_writes_nothing_into_the_folder(tmp_path):
     write(tmp_path, *(f"{name}/1.png" for name in CLASS_NAMES))
     before = hashes(tmp_path)
@@ -334,9 +477,20 @@ def test_metadata_is_read_where_it_is(tmp_path):
     assert table["site"].tolist() == ["NA", "", ""]
 
 
+def test_a_foreign_metadata_table_is_left_aside_and_said(tmp_path, capsys):
+    write(tmp_path, *(f"{name}/1.png" for name in CLASS_NAMES))
+    (tmp_path / "metadata.csv").write_text("id,age,image_path\n1,70,x.png\n")
+    for _ in range(2):
+        assert (list_corpus(tmp_path)[["patient", "site", "side"]] == "").all(axis=None)
+    said = capsys.readouterr().err
+    assert said.count("metadata.csv: left aside, for it has no column path") == 1
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
+        ("path;patient;side;site\nNormal/1.png;1;L;A\n", "Add path, patient"),
+        ("Path,patient,side,site\nNormal/1.png,1,L,A\n", "Add path"),
         ("", "expected a CSV table"),
         ("path,patient\nNormal/1.png,1\n", "Add side, site"),
         ("path,patient,side,site\nNormal/2.png,1,L,A\n", "'Normal/2.png'"),
@@ -344,7 +498,16 @@ def test_metadata_is_read_where_it_is(tmp_path):
         ("path,patient,side,site\nNormal/1.png,1,L,A,extra,more\n", "metadata.csv"),
         (b"\xff\xfe\x00path", "expected a CSV table"),
     ],
-    ids=["empty", "columns", "unknown path", "twice", "ragged", "not text"],
+    ids=[
+        "semicolons",
+        "capital",
+        "empty",
+        "columns",
+        "unknown path",
+        "twice",
+        "ragged",
+        "not text",
+    ],
 )
 def test_metadata_that_does_not_fit_is_refused(tmp_path, text, found):
     write(tmp_path, *(f"{name}/1.png" for name in CLASS_NAMES))
@@ -423,6 +586,61 @@ def test_bad_zips_are_refused_and_leave_nothing(tmp_path, kind):
     assert found in str(caught.value)
     assert not nonempty(home)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "knees.zip"]
+
+
+@pytest.mark.parametrize("prefix", ["", "knees\\"])
+def test_a_zip_with_backslashes_is_unpacked_into_folders(tmp_path, prefix):
+    with zipfile.ZipFile(tmp_path / "knees.zip", "w") as archive:
+        for folder in CLASS_NAMES:
+            archive.writestr(entry(f"{prefix}{folder}\\"), b"")
+        for name, data in GOOD:
+            archive.writestr(entry(prefix + name.partition("/")[2].replace("/", "\\")), data)
+    root = unpack(tmp_path / "knees.zip", tmp_path / "knees")
+    table = list_corpus(root)
+    assert table["label"].value_counts().sort_index().tolist() == [4, 2, 3]
+    assert table["path"].iloc[0] == f"{prefix}Normal/Normal 0.png".replace("\\", "/")
+
+
+def entry(name):
+    """A zip entry with exactly this name; `ZipInfo` itself would turn some."""
+    info = zipfile.ZipInfo("x")
+    info.filename = name
+    return info
+
+
+def test_a_name_whose_second_byte_is_a_backslash_stays_one_name(tmp_path):
+    odd = (entry("Normal/\N{LATIN SMALL LETTER A WITH CIRCUMFLEX}\\.png"), png())  # Shift-JIS
+    root = unpack(make_zip(tmp_path / "knees.zip", [*GOOD, odd]), tmp_path / "knees")
+    assert (root / "Normal" / "â\\.png").is_file()
+
+
+def test_a_full_disk_is_told_before_unpacking(tmp_path, monkeypatch):
+    archive = make_zip(tmp_path / "knees.zip", GOOD)
+    needed = sum(len(data) for _, data in GOOD)
+    usage = SimpleNamespace(free=needed - 1)
+    monkeypatch.setattr(corpus.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(CorpusError, match=rf"knees\.zip: expected {needed} bytes free on the disk"):
+        unpack(archive, tmp_path / "home" / "knees")
+    assert not nonempty(tmp_path / "home")
+    usage.free = needed
+    unpack(archive, tmp_path / "home" / "knees")
+
+
+def test_a_zip_that_python_cannot_unpack_says_what_helps(tmp_path):
+    archive = make_zip(tmp_path / "knees.zip", GOOD)
+    data = bytearray(archive.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        data[data.find(signature) + offset] = 9  # Deflate64, as Windows writes beyond 2 GB
+    archive.write_bytes(data)
+    with pytest.raises(CorpusError, match="Unpack it with another program and give the path"):
+        unpack(archive, tmp_path / "knees")
+
+
+@pytest.mark.parametrize("kind", ["no classes", "one class"])
+def test_a_message_about_a_zip_names_the_zip(tmp_path, kind):
+    BAD_ZIPS[kind][0](tmp_path / "knees.zip")
+    with pytest.raises(CorpusError, match=r"^\S*/knees\.zip: expected files in sub-folders"):
+        unpack(tmp_path / "knees.zip", tmp_path / "home" / "knees")
 
 
 def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
@@ -565,7 +783,7 @@ def test_open_corpus_makes_the_simulated_one_for_the_profile(tmp_path, simulated
 @pytest.fixture
 def server():
     """A local web server; its answers are (status, claimed length, body) by path."""
-    answers = {}
+    answers, hashes = {}, []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -574,6 +792,8 @@ def server():
             if status == 302:
                 self.send_header("Location", "/good")
             self.send_header("Content-Length", str(length))
+            for told in hashes:
+                self.send_header("x-goog-hash", told)
             self.end_headers()
             self.wfile.write(body)
 
@@ -582,6 +802,7 @@ def server():
 
     running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=running.serve_forever, daemon=True).start()
+    running.hashes = hashes
     running.answers, running.url = answers, f"http://127.0.0.1:{running.server_port}"
     body = zipped(GOOD)
     answers["/good"] = (200, len(body), body)
@@ -637,6 +858,34 @@ def test_a_bad_download_leaves_nothing(tmp_path, server, kind):
     assert "kaggle" in str(caught.value) or "/set" in str(caught.value)
     assert found in str(caught.value)
     assert not nonempty(tmp_path)
+
+
+def md5_of(body):
+    return "md5=" + base64.b64encode(hashlib.md5(body).digest()).decode()
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_download_is_held_against_the_md5_that_the_server_tells(tmp_path, server, joined):
+    right, wrong = md5_of(server.answers["/good"][2]), md5_of(b"another set")
+    for told in (wrong, right):
+        server.hashes[:] = [f"crc32c=n03x6A==,{told}"] if joined else ["crc32c=n03x6A==", told]
+        if told == wrong:
+            with pytest.raises(CorpusError, match=r"/good: expected MD5 [0-9a-f]{32}, found"):
+                fetch_kaggle(tmp_path / "kaggle", server.url + "/good", COUNTS)
+            assert not nonempty(tmp_path)
+    assert fetch_kaggle(tmp_path / "kaggle", server.url + "/good", COUNTS).is_dir()
+
+
+def test_a_full_disk_is_told_before_the_download(tmp_path, server, monkeypatch):
+    length = server.answers["/good"][1]
+    monkeypatch.setattr(corpus.shutil, "disk_usage", lambda _: SimpleNamespace(free=length - 1))
+    with pytest.raises(CorpusError, match=f"/good: expected {length:,} bytes free on the disk"):
+        fetch_kaggle(tmp_path / "kaggle", server.url + "/good", COUNTS)
+    assert not nonempty(tmp_path)
+
+
+def test_the_public_set_is_asked_for_in_one_version():
+    assert corpus.KAGGLE_URL.endswith(f"/{corpus.KAGGLE_SET}?datasetVersionNumber=1")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/set", "http://no-such-host.invalid/x", "oops"])

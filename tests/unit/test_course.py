@@ -2,16 +2,19 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pandas as pd
 import pytest
+from PIL import Image, ImageOps
 
 from osteo_utils import course as plumbing
-from osteo_utils.corpus import IMAGE_FOLDER, films_digest, list_corpus
-from osteo_utils.course import audited, data_file, open_course, split, with_runs
+from osteo_utils.corpus import IMAGE_FOLDER, films_digest, list_corpus, read_truth
+from osteo_utils.course import arrays, audited, data_file, open_course, split, with_runs
 from osteo_utils.profiles import get_profile
-from osteo_utils.splits import split_hash
+from osteo_utils.splits import split_hash, write_split
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +161,138 @@ def test_a_changed_file_makes_the_audit_anew(opened, tmp_path, capsys):
     after = audited(moved).images
     assert "The files have changed since the audit" in capsys.readouterr().out
     assert "unreadable" in after.loc[after["path"] == before["path"].iloc[0], "reason"].item()
+
+
+@pytest.fixture
+def started(knees, tmp_path):
+    """A course on a reader's own folder, audited and split, nothing trained."""
+    course = open_course("smoke", str(knees), runs=tmp_path / "runs")
+    split(course)
+    return course
+
+
+def negative(path):
+    """Put another film in the place of this one."""
+    with Image.open(path) as image:
+        other = ImageOps.invert(image.convert("L")).rotate(90)
+    other.save(path)
+
+
+def test_a_replaced_film_is_seen_by_audit_split_and_arrays(started, capsys):
+    before, arrays_before = split(started), arrays(started)
+    film = before["path"][0]
+    negative(started.root / film)
+    capsys.readouterr()
+    assert audited(started).images.set_index("path")["sha256"][film] != before["sha256"][0]
+    assert f"since the audit (1 changed: {film}): auditing again" in capsys.readouterr().out
+    after = split(started)
+    assert f"since the split (1 changed: {film}): splitting again" in capsys.readouterr().out
+    assert after.attrs["films"] != before.attrs["films"]
+    part, row = before["part"][0], 0
+    assert (arrays(started)[part][0][row] != arrays_before[part][0][row]).any()
+
+
+def test_added_and_removed_films_are_seen(started, capsys):
+    before = split(started)
+    gone = before["path"][0]
+    new = f"{gone.rpartition('/')[0]}/new.png"
+    shutil.copy(started.root / gone, started.root / new)
+    negative(started.root / new)
+    (started.root / gone).unlink()
+    capsys.readouterr()
+    after = split(started)
+    told = f"(1 added: {new}; 1 removed: {gone})"
+    assert capsys.readouterr().out.count(told) == 2  # by the audit and by the split
+    assert {new} == set(after["path"]) - set(before["path"])
+    assert {gone} == set(before["path"]) - set(after["path"])
+    assert len(arrays(started)["train"][0]) == sum(after["part"] == "train")
+
+
+def test_a_film_that_the_audit_does_not_keep_leaves_the_split_as_it_is(started):
+    before = split(started)
+    copy = started.root / before["path"][0]
+    shutil.copy(copy, copy.with_name(f"zzz{copy.suffix}"))
+    pd.testing.assert_frame_equal(split(started), before, check_dtype=False)
+
+
+@pytest.mark.parametrize("work", ["custom_cnn/seed0/progress", "baselines.csv"])
+def test_a_split_on_which_something_rests_is_refused_when_the_films_change(started, work):
+    (started.folder / work).mkdir(parents=True)
+    before = (started.folder / "split.csv").read_bytes()
+    film = split(started)["path"][0]
+    negative(started.root / film)
+    for use in (split, arrays):
+        with pytest.raises(ValueError, match=r"split\.csv: expected the films that were") as caught:
+            use(started)
+        for word in (f"1 changed: {film}", work.partition("/")[0], str(started.folder)):
+            assert word in str(caught.value)
+    assert (started.folder / "split.csv").read_bytes() == before
+
+
+def test_patients_that_were_told_later_change_the_split(started, capsys):
+    films = audited(started).images["path"]
+    table = pd.DataFrame({"path": films, "patient": "P1", "side": "", "site": ""})
+    table["patient"] = [f"P{row // 2}" for row in range(len(films))]
+    table.to_csv(started.root / "metadata.csv", index=False)
+    capsys.readouterr()
+    after = split(started)
+    said = capsys.readouterr().out
+    assert "since the audit (facts or metadata.csv): auditing again" in said
+    assert "since the split (" in said
+    known = after.merge(table, on="path")
+    assert (known.groupby("patient")["part"].nunique() == 1).all()
+
+
+def test_the_audit_is_made_again_by_other_code_or_when_its_tables_were_changed(
+    started, capsys, monkeypatch
+):
+    first = audited(started)
+    assert capsys.readouterr().out == ""
+    table = started.folder / "audit.csv"
+    for damage, reason in (
+        (lambda: table.write_text(table.read_text().replace("True", "False", 1)), "changed or dam"),
+        (lambda: (started.folder / "pairs.csv").unlink(), "No audit of this corpus yet"),
+        (lambda: (started.folder / "audit.json").write_text("{"), "record is damaged"),
+        (lambda: monkeypatch.setattr(plumbing, "audit_code", lambda: "another"), "version of the"),
+    ):
+        damage()
+        assert audited(started).images["keep"].tolist() == first.images["keep"].tolist()
+        assert reason in capsys.readouterr().out
+        audited(started)
+        assert capsys.readouterr().out == ""
+
+
+def test_phantoms_of_another_encoder_keep_their_split(opened, tmp_path, capsys):
+    here = plumbing.Course(get_profile("smoke"), "simulated", 0, tmp_path / "runs", opened.root)
+    shutil.copytree(opened.folder, here.folder)
+    table = pd.read_csv(here.folder / "split.csv", dtype=str, keep_default_na=False)
+    elsewhere = table.assign(sha256="x" + table["sha256"], label=table["label"].astype(int))
+    elsewhere.attrs = split(opened).attrs
+    (here.folder / "split.csv").unlink()
+    write_split(elsewhere, here.folder / "split.csv")
+    assert split(here)["sha256"].tolist() == split(opened)["sha256"].tolist()
+    assert split_hash(split(here)) == split_hash(split(opened))
+    assert split(here).attrs["films"] == split(opened).attrs["films"]
+    assert arrays(here)["train"][0].any()
+
+
+def test_two_processes_at_once_make_one_corpus_audit_and_split(tmp_path):
+    code = (
+        "from osteo_utils.course import open_course, split; from osteo_utils.splits import "
+        "split_hash; import sys; print(split_hash(split(open_course('smoke', runs=sys.argv[1]))))"
+    )
+    line = [sys.executable, "-c", code, str(tmp_path / "runs")]
+    both = [subprocess.Popen(line, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert len({text.splitlines()[-1] for text in said}) == 1
+    assert sum("splitting now" in text for text in said) == 1
+    assert sum("auditing now" in text for text in said) == 1
+    course = open_course("smoke", runs=tmp_path / "runs")
+    assert split_hash(split(course)) == said[0].splitlines()[-1]
+    assert len(list_corpus(course.root)) == len(read_truth(course.root))
+    left = [path.name for path in tmp_path.rglob(".part-*")]
+    assert left == []
 
 
 def test_a_missing_run_is_replaced_by_an_announced_smoke_run(opened, capsys):

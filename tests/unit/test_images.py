@@ -1,3 +1,4 @@
+import hashlib
 import io
 import re
 import shutil
@@ -900,8 +901,12 @@ def three(tmp_path):
     return [save(tmp_path / f"{n}.png", Image.fromarray(GREY // n)) for n in (1, 2, 3)]
 
 
-def no_decoding(path):
-    raise AssertionError(f"{path} was decoded although the cache is good")
+def unwanted(*arguments):
+    raise AssertionError(f"called with {arguments[-1]} although the cache is good")
+
+
+def sha256_of(paths):
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
 
 def test_arrays_come_in_order(three):
@@ -916,11 +921,39 @@ def test_the_cache_is_used_while_it_is_right(three, tmp_path, monkeypatch):
     cache = tmp_path / "cache" / "16.npz"
     first = load_arrays(three, 16, cache)
     with monkeypatch.context() as patch:
-        patch.setattr(images, "read_image", no_decoding)
+        patch.setattr(images, "decode", unwanted)
         np.testing.assert_array_equal(load_arrays(three, 16, cache), first)
     assert load_arrays(three, 8, cache).shape == (3, 8, 8)
     assert (load_arrays(three[::-1], 8, cache) == load_arrays(three, 8)[::-1]).all()
     assert [file.name for file in cache.parent.iterdir()] == ["16.npz"]
+
+
+def test_with_digests_a_cached_film_is_not_even_read(three, tmp_path, monkeypatch):
+    cache, digests = tmp_path / "16.npz", sha256_of(three)
+    first = load_arrays(three, 16, cache)
+    monkeypatch.setattr(images, "read_bytes", unwanted)
+    np.testing.assert_array_equal(load_arrays(three, 16, cache, digests), first)
+
+
+def test_a_film_that_is_not_the_one_meant_is_refused(three, tmp_path):
+    digests, cache = sha256_of(three), tmp_path / "16.npz"
+    save(three[1], Image.fromarray(255 - GREY))
+    for each in (None, cache):
+        with pytest.raises(
+            ImageError, match=r"2\.png: expected the film with SHA-256 [0-9a-f]{12}"
+        ):
+            load_arrays(three, 16, each, digests)
+    assert not cache.exists()
+    load_arrays(three, 16, cache, sha256_of(three))
+
+
+def test_the_cache_is_not_used_by_another_decoder(three, tmp_path, monkeypatch):
+    cache = tmp_path / "16.npz"
+    first = load_arrays(three, 16, cache)
+    monkeypatch.setattr(images, "decoder", lambda: "another")
+    monkeypatch.setattr(images, "decode", lambda data, name: np.zeros((4, 4), np.uint8))
+    assert first.any()
+    assert not load_arrays(three, 16, cache).any()
 
 
 def test_a_changed_file_invalidates_the_cache(three, tmp_path):

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 
 import keras
 import numpy as np
@@ -6,6 +7,7 @@ import pandas as pd
 import pytest
 
 from osteo_utils import models, runs, training
+from osteo_utils.images import ImageError
 from osteo_utils.models import Architecture, build
 from osteo_utils.profiles import PROFILES
 from osteo_utils.runs import RunError, read_run
@@ -266,12 +268,15 @@ def test_load_parts_keeps_the_order_of_the_rows(data, tmp_path):
     images = np.concatenate([parts[p][0] for p in PARTS])
     for path, image in zip(split["path"], images[..., 0], strict=True):
         Image.fromarray(image).save(tmp_path / path)
-    shuffled = split.sample(frac=1, random_state=0)
+    digests = [hashlib.sha256((tmp_path / path).read_bytes()).hexdigest() for path in split["path"]]
+    shuffled = split.assign(sha256=digests).sample(frac=1, random_state=0)
     loaded = training.load_parts(tmp_path, shuffled, 32, tmp_path / "cache")
     order = shuffled[shuffled["part"] == "test"].index
     np.testing.assert_array_equal(loaded["test"][0], images[order])
     np.testing.assert_array_equal(loaded["test"][1], split["label"][order])
     assert (tmp_path / "cache" / "images_32.npz").exists()
+    with pytest.raises(ImageError, match="expected the film with SHA-256"):
+        training.load_parts(tmp_path, shuffled.assign(sha256="0" * 64), 32)
 
 
 @pytest.fixture
