@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 
 import keras
@@ -9,6 +10,7 @@ from PIL import Image
 
 from osteo_utils import models, plots, reports, runs
 from osteo_utils.course import Course, split
+from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.models import Architecture
 from osteo_utils.profiles import PROFILES
 from osteo_utils.runs import RunError, write_run
@@ -42,23 +44,26 @@ def course(tmp_path):
     """Eighteen films on disk, six in each part."""
     rng = np.random.default_rng(0)
     root = tmp_path / "corpus"
-    root.mkdir()
-    (root / "corpus.json").write_text(json.dumps({"best_possible": {"balanced_accuracy": 0.9}}))
+    labels = [0, 0, 1, 1, 2, 2] * 3
+    for name in CLASS_NAMES:
+        (root / name).mkdir(parents=True)
+    made = {"settings": {}, "best_possible": {"balanced_accuracy": 0.9}}
+    (root / "corpus.json").write_text(json.dumps(made))
     table = pd.DataFrame(
         {
-            "path": [f"{i}.png" for i in range(18)],
-            "label": [0, 0, 1, 1, 2, 2] * 3,
+            "path": [f"{CLASS_NAMES[label]}/{i}.png" for i, label in enumerate(labels)],
+            "label": labels,
             "group": [f"p{i:02d}" for i in range(18)],
             "part": np.repeat(PARTS, 6),
-            "sha256": [f"{i:064d}" for i in range(18)],
         }
     )
     for path in table["path"]:
         Image.fromarray(rng.integers(0, 256, (32, 32), dtype=np.uint8)).save(root / path)
+    digests = [hashlib.sha256((root / path).read_bytes()).hexdigest() for path in table["path"]]
     profile = dataclasses.replace(PROFILES["smoke"], image_size=32)
     made = Course(profile, str(root), 0, tmp_path / "runs", root)
     made.folder.mkdir(parents=True)
-    write_split(table, made.folder / "split.csv")
+    write_split(table.assign(sha256=digests), made.folder / "split.csv")
     return made
 
 
