@@ -16,7 +16,7 @@ from PIL import Image
 from osteo_utils.cli import NOTICE
 from osteo_utils.course import installed
 from osteo_utils.evaluate import IF_CALIBRATED
-from osteo_utils.gradcam import TITLES
+from osteo_utils.gradcam import TITLES, peak
 from osteo_utils.images import fit_square
 from osteo_utils.labels import CLASS_COLOURS
 from osteo_utils.novelty import REMARK
@@ -86,18 +86,15 @@ def picture_of_map(
     """The map over the film, on its own scale; None where it is flat."""
     if found.cam is None:
         return None
-    (rows, columns), at = (
-        found.cam.shape,
-        np.unravel_index(int(found.cam.argmax()), found.cam.shape),
-    )
+    (rows, columns), at = found.cam.shape, peak(found.cam)
     across, down = (at[1] + 0.5) / columns, (at[0] + 0.5) / rows
     what = f"{TITLES[method]} for {class_name}: {found.title}"
-    peak = f"strongest {across:.0%} from the left and {down:.0%} from the top"
+    place = f"strongest {across:.0%} from the left and {down:.0%} from the top"
     low, top = _range(found.cam)
-    caption = f"{what}, {peak}. The scale below goes from {low:.2g} to {top:.2g}."
+    caption = f"{what}, {place}. The scale below goes from {low:.2g} to {top:.2g}."
     laid = overlay(fit_square(film.image, SIDE), found.cam, colours, opacity)
     pixels = np.concatenate([laid, _scale(low < 0, colours)])
-    return Picture(pixels, f"{what}, over {film.name}; {peak}", caption)
+    return Picture(pixels, f"{what}, over {film.name}; {place}", caption)
 
 
 def _range(cam: Maps) -> tuple[float, float]:

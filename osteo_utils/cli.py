@@ -555,11 +555,11 @@ def _draw(film: Film, cam: "npt.NDArray[np.float32]", facts: Mapping[str, Any], 
 
 
 def _peak(film: Film, cam: "npt.NDArray[np.float32]") -> dict[str, Any]:
-    """Value and place of the highest point, in pixels of the file; the square was padded."""
-    import numpy as np
+    """Value and place of the strongest point, in pixels of the file; the square was padded."""
+    from osteo_utils.gradcam import peak
 
     (height, width), (rows, columns) = film.image.shape, cam.shape
-    row, column = np.unravel_index(int(np.nanargmax(cam)), cam.shape)
+    row, column = peak(cam)
     side = max(height, width)
     x = (float(column) + 0.5) / columns * side - (side - width) // 2
     y = (float(row) + 0.5) / rows * side - (side - height) // 2

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
 from osteo_utils.labels import CLASS_NAMES
 
@@ -209,12 +209,35 @@ def holm(p_values: npt.ArrayLike) -> Floats:
     return adjusted
 
 
-def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval (low, high) of a share `successes / n` (Wilson 1927); NaN for n = 0."""
+def wilson(
+    successes: float, n: float, confidence: float = 0.95, effect: float = 1.0
+) -> tuple[float, float]:
+    """Interval (low, high) of a share `successes / n` (Wilson 1927); NaN for n = 0.
+
+    With the `effect` of `design_effect` the images count as so many fewer (Rao & Scott 1992).
+    """
     if n == 0:
         return np.nan, np.nan
-    found = binomtest(int(successes), int(n)).proportion_ci(confidence, method="wilson")
-    return float(found.low), float(found.high)
+    share, count, z2 = successes / n, n / effect, float(norm.ppf((1 + confidence) / 2)) ** 2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = np.sqrt(z2 * share * (1 - share) / count + (z2 / (2 * count)) ** 2) / (1 + z2 / count)
+    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+
+
+def design_effect(influence: npt.ArrayLike, groups: npt.ArrayLike) -> float:
+    """How many times as large a variance is because the images of a group go together (Kish 1965).
+
+    `influence`, (n,), is what each image adds to the statistic, its mean taken off: for a share,
+    right (1) or wrong (0) less the share. At least 1. Where nothing varies it is the mean size of a
+    group, and of one group alone n: then each group counts as one image.
+    """
+    z = np.asarray(influence, dtype=float)
+    _, member = np.unique(np.asarray(groups), return_inverse=True)
+    n, k = len(z), int(member.max()) + 1
+    if k < 2 or not (z**2).sum() > 1e-18:
+        return n / k
+    sums = np.bincount(member, z)
+    return max(1.0, float((sums @ sums) / (z @ z) * (k / (k - 1)) / (n / (n - 1))))
 
 
 def temperature(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:

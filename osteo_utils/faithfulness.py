@@ -26,7 +26,7 @@ from skimage.metrics import structural_similarity
 
 from osteo_utils.corpus import read_mask
 from osteo_utils.evaluate import interval_ends, multiplicities, ratio
-from osteo_utils.gradcam import Maps, resized
+from osteo_utils.gradcam import Maps, class_indices, resized
 
 Floats = npt.NDArray[np.float64]
 Masks = npt.NDArray[np.bool_]
@@ -386,7 +386,7 @@ def target_classes(
     """The class explained of each film, (n,): as given, or the predicted one for None."""
     if target is None:
         return np.asarray(model.predict(images, verbose=0).argmax(axis=-1), dtype=np.int64)
-    return np.broadcast_to(np.asarray(target, dtype=np.int64), (len(np.asarray(images)),))
+    return class_indices(model, target, len(np.asarray(images)))
 
 
 def _score(model: keras.Model, x: npt.NDArray[Any], wanted: npt.NDArray[np.int64]) -> Floats:

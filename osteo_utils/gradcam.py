@@ -12,14 +12,17 @@ Every method is `method(model, images, target=None, layer=None, batch_size=32, f
   the logit, since the softmax mixes in what speaks against other classes; of a model whose logits
   cannot be reached it is the logarithm of its output.
 - `layer` defaults to `last_conv_layer(model)`; methods on pixels have none and refuse one.
+- `model` is functional or a built Sequential, of one input (n, H, W, channels) and one output
+  (n, classes); it may be nested.
 - A map that is constant or not finite shows nothing, and no colour map should make it look like a
   finding: `CamError` names the first such image, or, with `flat="nan"`, the map is NaN throughout
-  and one `CamWarning` counts them. `CamError` also tells of images, targets and layers that do not
-  fit; for a wrong layer it lists the candidates.
+  and one `CamWarning` counts them. `CamError` also tells of models, images, targets and layers that
+  do not fit; for a wrong layer it lists the candidates.
 
 The chosen layer's `call` is wrapped for one forward pass under a gradient tape and then restored,
 so flat models, nested backbones and fused branches are all treated alike and no part of the model
-is rebuilt. Needs Keras on its TensorFlow backend, the one whose tape can watch inside a call.
+is rebuilt. What is wrapped acts as ever in any other thread, which may go on calling the model.
+Needs Keras on its TensorFlow backend, the one whose tape can watch inside a call.
 """
 
 import warnings
@@ -27,7 +30,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import product
-from threading import RLock
+from threading import RLock, get_ident
 from typing import Any, Final, Literal, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
@@ -37,7 +40,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from keras import Layer, Model
 
-from osteo_utils.models import last_conv_layers
+from osteo_utils.models import last_conv_layers, registry_name
 
 Maps = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -48,6 +51,7 @@ Tensors = tuple[Tensor, ...]
 Pass = Callable[[Model, Layer | None, Tensor, Tensor], Tensors]
 
 _LEAST_SPREAD: Final = 1e-6  # in units of the score; untrained MobileNetV2 gives 1e-11
+_LEAST_OUTPUT: Final = 1e-30  # before its logarithm; no gradient passes where it is raised to this
 _FINER: Final = 3  # power by which the steps of integrated gradients narrow towards the baseline
 _LOCK: Final = RLock()  # two threads must not wrap one layer at the same time
 # By model, the graph of each pass; None after the first run, which is eager.
@@ -264,11 +268,12 @@ def by_branch(
     """The maps of every branch of a fused model, all for the same target.
 
     `layers` names a layer for each title, by default those of a model of the registry
-    (`models.last_conv_layers`). `options` go to the method.
+    (`models.last_conv_layers`), a fusion of two backbones included. `options` go to the method.
     """
     if layers is None:
+        _check_model(model)
         try:
-            layers = last_conv_layers(model.name, model.input_shape[1])
+            layers = last_conv_layers(registry_name(model.name), model.input_shape[1])
         except ValueError as error:
             raise CamError(
                 f"layers: expected a layer for each branch of {model.name!r}, which is not of the "
@@ -281,7 +286,7 @@ def by_branch(
 
 
 class EnsembleMaps(NamedTuple):
-    """Maps of an ensemble, all of one size, each divided by its own (non-negative) sum."""
+    """Maps of an ensemble, all of one size, each divided by the sum of its absolute values."""
 
     members: list[Maps]
     mean: Maps
@@ -332,8 +337,8 @@ def _weights(weights: npt.ArrayLike | None, n: int) -> npt.NDArray[np.float64]:
 
 
 def _shares(maps: Maps) -> Maps:
-    positive = np.maximum(maps, 0).sum(axis=(1, 2), keepdims=True)
-    return np.asarray(maps / np.where(positive > 0, positive, 1), dtype=np.float32)
+    total = np.abs(maps).sum(axis=(1, 2), keepdims=True)
+    return np.asarray(maps / np.where(total > 0, total, 1), dtype=np.float32)
 
 
 def _method(name: str) -> Callable[..., Maps]:
@@ -364,6 +369,18 @@ def shared_limit(*maps: npt.ArrayLike) -> float:
     return float(values[np.isfinite(values)].max())
 
 
+def peak(cam: npt.ArrayLike) -> tuple[int, int]:
+    """Row and column of the strongest place of a map (h, w): its largest absolute value.
+
+    In a signed map that may be what speaks most against the class. NaN counts for nothing.
+    """
+    size = np.abs(np.asarray(cam, dtype=float))
+    if not np.isfinite(size).any():
+        raise CamError("map: expected at least one finite value to find a peak, found none")
+    row, column = np.unravel_index(int(np.nanargmax(size)), size.shape)
+    return int(row), int(column)
+
+
 # ---------------------------------------------------------------------------------------------
 # Layers
 
@@ -377,16 +394,26 @@ def layer_candidates(model: Model) -> list[str]:
 
 
 def last_conv_layer(model: Model) -> str:
-    """Name of the last layer with feature maps, before they are pooled away.
+    """Name of the layer that a CAM reads unless told otherwise.
 
-    In a network of convolution, batch norm and ReLU blocks that is the last ReLU.
+    Of a model of the registry it is the one that the registry names for its size, of a fusion that
+    of the first branch (`models.last_conv_layers`; `by_branch` reads all): in VGG, as Selvaraju et
+    al. 2017 did, the last convolution and not the coarser pooling behind it, in a small InceptionV3
+    the last maps that are larger than 1 x 1 and joined from all towers. Of any other model it is
+    simply the last layer with feature maps, which with parallel branches is one of them: name it.
     """
     names = layer_candidates(model)
     if not names:
         raise CamError(
             f"{model.name}: expected a layer with feature maps, found none; Grad-CAM needs one"
         )
-    return names[-1]
+    _check_model(model)
+    try:
+        known = last_conv_layers(registry_name(model.name), model.input_shape[1])
+    except ValueError:
+        return names[-1]
+    usual = next(iter(known.values()))
+    return usual if usual in names else names[-1]
 
 
 def _all_layers(model: Layer) -> Iterator[Layer]:
@@ -516,7 +543,8 @@ def _traced(work: Pass, model: Model, layer: Layer | None) -> Callable[..., Tens
 def _score_pass(model: Model, _: Layer | None, x: Tensor, target: Tensor) -> Tensors:
     """The target's score and the target, both (n,); a target of -1 is the class of the highest."""
     with _float_pixels(model), _folded(model), _logits_of(model) as score:
-        output = score(model(x, training=False))
+        (output,) = tf.nest.flatten(model(x, training=False))  # of {"name": tensor}, the tensor
+        output = score(output)
     classes = tf.where(target < 0, tf.argmax(output, axis=-1), target)
     return tf.cast(tf.gather(output, classes, axis=1, batch_dims=1), tf.float32), classes
 
@@ -527,6 +555,11 @@ def _layer_pass(model: Model, layer: Layer, x: Tensor, target: Tensor) -> Tensor
         score, _ = _score_pass(model, None, x, target)
     if not seen or len(getattr(seen[-1], "shape", ())) != 4:
         raise _no_maps(model, layer.name)
+    if len(seen) > 1:
+        raise CamError(
+            f"layer: expected one that {model.name} calls once, found {layer.name!r} called "
+            f"{len(seen)} times, with other maps each time; choose a layer behind the calls"
+        )
     gradient = tape.gradient(score, seen[-1], unconnected_gradients="zero")
     return tf.cast(seen[-1], tf.float32), tf.cast(gradient, tf.float32)
 
@@ -613,17 +646,24 @@ def _logits_of(model: Model) -> Iterator[Callable[[Any], Any]]:
         elif getattr(final, "activation", None) is keras.activations.softmax:
             stack.enter_context(_replaced(final, "activation", keras.activations.linear))
         elif getattr(final, "activation", None) is not keras.activations.linear:
-            yield lambda output: keras.ops.log(keras.ops.maximum(output, 1e-30))
+            yield lambda output: keras.ops.log(keras.ops.maximum(output, _LEAST_OUTPUT))
             return
         yield lambda output: output
 
 
 @contextmanager
-def _replaced(layer: Layer, name: str, value: object) -> Iterator[None]:
-    """Set an attribute of a layer for this block alone, whatever happens in it."""
-    own = name in vars(layer)
+def _replaced(layer: Layer, name: str, value: Callable[..., object]) -> Iterator[None]:
+    """Set a function of a layer for this block and this thread alone, whatever happens in it.
+
+    Another thread that calls the layer meanwhile, and may trace a graph to keep, has the old one.
+    """
+    own, owner = name in vars(layer), get_ident()
     before = getattr(layer, name)
-    object.__setattr__(layer, name, value)
+
+    def by_thread(*args: object, **kwargs: object) -> object:
+        return (value if get_ident() == owner else before)(*args, **kwargs)
+
+    object.__setattr__(layer, name, by_thread)
     try:
         yield
     finally:
@@ -654,26 +694,62 @@ def _prepared(model: Model, images: npt.ArrayLike, target: Target) -> tuple[Maps
             "set KERAS_BACKEND=tensorflow before starting Python"
         )
     x = np.asarray(images)
+    _check_model(model)
     _check_images(model, x)
-    return x.astype(np.float32, copy=False), _targets(target, len(x))
+    wanted = np.full(len(x), -1) if target is None else class_indices(model, target, len(x))
+    return x.astype(np.float32, copy=False), wanted
+
+
+def _check_model(model: Model) -> None:
+    """A model whose graph is known, of one input and one output that is a score for each class."""
+    try:
+        ends = model.input_shape, model.output_shape
+    except AttributeError:  # a subclassed model has no graph, and neither has an unbuilt one
+        raise CamError(
+            f"{model.name}: expected a functional or built Sequential model, found a "
+            f"{type(model).__name__} whose inputs and outputs are not known; wrap it as "
+            "keras.Model(x, net(x)) with an x = keras.Input(...)"
+        ) from None
+    for end, name, axes in zip(ends, ("input", "output"), (4, 2), strict=True):
+        if not isinstance(end, tuple) or len(end) != axes or isinstance(end[-1], tuple):
+            what = "(n, H, W, channels)" if name == "input" else "(n, classes)"
+            raise CamError(
+                f"{model.name}: expected one {name} of shape {what}, found {end}; "
+                "wrap the one that is meant in a keras.Model of its own"
+            )
 
 
 def _check_images(model: Model, x: npt.NDArray[Any]) -> None:
     shape = tuple(model.input_shape[1:])
+    if x.dtype.kind not in "uif":
+        raise CamError(f"images: expected an array of numbers, found one of {x.dtype}")
     fits = x.ndim == 4 and all(
         want in (None, has) for want, has in zip(shape, x.shape[1:], strict=True)
     )
     if not fits or len(x) == 0:
         raise CamError(f"images: expected shape (n, {', '.join(map(str, shape))}), found {x.shape}")
+    low, high = float(x.min()), float(x.max())
+    if not np.isfinite([low, high]).all():
+        raise CamError("images: expected finite numbers, found NaN or infinity")
+    grey = "int" in str(model.inputs[0].dtype)
+    if grey and (low < 0 or high > 255 or (x.dtype.kind == "f" and 0 < high <= 1)):
+        raise CamError(
+            f"images: expected grey levels 0 to 255, as {model.name} takes them, found {x.dtype} "
+            f"from {low:g} to {high:g}; scaling is part of the model"
+        )
 
 
-def _targets(target: Target, n: int) -> Ints:
-    wanted = np.asarray(-1 if target is None else target, dtype=np.int64)
+def class_indices(model: Model, target: Target, n: int) -> Ints:
+    """The class of each of `n` images, (n,), from one class or one an image; checked."""
+    classes, wanted = model.output_shape[-1], np.asarray(target)
     if wanted.ndim > 0 and wanted.shape != (n,):
         raise CamError(f"target: expected one class, or one for each of {n} images, found {target}")
-    if target is not None and (wanted < 0).any():
-        raise CamError(f"target: expected class indices from 0, found {target}")
-    return np.broadcast_to(wanted, (n,))
+    if wanted.dtype.kind not in "iu" or not ((wanted >= 0) & (wanted < classes)).all():
+        raise CamError(
+            f"target: expected whole class indices 0 to {classes - 1}, the outputs of "
+            f"{model.name}, found {target}"
+        )
+    return np.broadcast_to(wanted.astype(np.int64), (n,))
 
 
 def _patches(shape: Sequence[int], patch: int | None, stride: int | None) -> npt.NDArray[np.bool_]:

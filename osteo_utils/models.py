@@ -24,6 +24,7 @@ Tensor = Any  # a symbolic tensor of whichever backend Keras runs on
 Weights = Literal["imagenet"] | None
 
 MOBILENET_WIDTH_FROM_SCRATCH: Final = 0.35
+_JOINT: Final = "_and_"  # instead of the + in the name of a Keras model, as TensorFlow allows
 
 _IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])  # red, green, blue of 0..1 photographs
 _IMAGENET_SPREAD = np.array([0.229, 0.224, 0.225])
@@ -91,7 +92,7 @@ def build(
         inputs = keras.Input((image_size, image_size, 1), dtype="uint8", name="radiograph")
         vector = _vector(architecture, _augment(inputs, seed), weights)
         answer = _head(vector, architecture.hidden)
-        model = keras.Model(inputs, answer, name=name.replace("+", "_and_"))  # as TensorFlow allows
+        model = keras.Model(inputs, answer, name=name.replace("+", _JOINT))
     if weights is None:
         _quicken_batch_norm(model)
     return model
@@ -104,6 +105,11 @@ def get_architecture(name: str) -> Architecture:
     if "+" in name:
         return fusion(*name.split("+"))
     raise ValueError(f"model: expected one of {', '.join(ARCHITECTURES)}, found {name!r}")
+
+
+def registry_name(model_name: str) -> str:
+    """The name by which `get_architecture` knows a model that `build` has made."""
+    return model_name.replace(_JOINT, "+")
 
 
 def fusion(*members: str) -> Architecture:

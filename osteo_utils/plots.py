@@ -93,10 +93,13 @@ def cam_grid(
 ) -> Figure:
     """Saliency maps over their images, all maps on one scale from zero to the largest value.
 
-    `maps` are raw and may be coarser than the images; they are stretched over them bilinearly.
+    `maps` are raw and may be coarser than the images; they are stretched over them bilinearly. A
+    NaN map is left out; `CamError` if all are.
     """
+    from osteo_utils.gradcam import shared_limit  # brings TensorFlow
+
+    top = shared_limit(*maps)
     fig, axes = _tiles(len(images), columns, side)
-    top = float(max(np.max(each) for each in maps))
     for ax, image, cam, title in zip(axes, images, maps, titles, strict=True):
         grey = np.squeeze(image)
         extent = (-0.5, grey.shape[1] - 0.5, grey.shape[0] - 0.5, -0.5)

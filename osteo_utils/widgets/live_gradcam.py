@@ -154,9 +154,11 @@ class LiveGradCam(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no t
 
     def _draw(self, network: Network, target: int, cam: Maps) -> None:
         """The film and the film under the map, each with a text that says what is seen."""
+        from osteo_utils.gradcam import peak
+
         film, title = fit_square(self._films[self.film.value], SIDE), self.film.value
         mixed = overlay(film, cam, self.colours.value, self.opacity.value / 100)
-        row, column = np.unravel_index(cam.argmax(), cam.shape)
+        row, column = peak(cam)
         what = f"{self.method.label} for {CLASS_NAMES[target]}"
         caption = f"{what}, from {min(0, cam.min()):.2g} to {cam.max():.2g} (raw units)"
         alt = (

@@ -1,4 +1,5 @@
 import gc
+import threading
 import weakref
 
 import keras
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from osteo_utils import gradcam
 from osteo_utils.gradcam import (
     METHODS,
     PIXEL_METHODS,
@@ -21,6 +23,7 @@ from osteo_utils.gradcam import (
     layer_cam,
     layer_candidates,
     occlusion,
+    peak,
     resized,
     score_cam,
     shared_limit,
@@ -270,6 +273,113 @@ def test_wrong_images_targets_and_models_are_refused(images):
         last_conv_layer(no_maps)
 
 
+EITHER = pytest.mark.parametrize("name", ["grad_cam", "occlusion"])  # on a layer, on pixels
+
+
+@EITHER
+@pytest.mark.parametrize("wrong", [3, 7, -1, [0, 1, 2, 3, 0], 1.5, [0.0] * 5, "1", True])
+def test_a_target_that_is_no_output_of_the_model_is_refused(name, wrong, images):
+    with pytest.raises(CamError, match=r"target: expected whole class indices 0 to 2.*found"):
+        METHODS[name](tiny(), images, wrong)
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.body = tiny()
+
+    def call(self, x):
+        return self.body(x)
+
+
+def end_of(make):
+    """A model of the same body as `tiny` whose outputs are as `make` makes them of two heads."""
+    x = inputs = keras.Input((32, 32, 1))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, name="maps")(x))
+    heads = [layers.Dense(3, activation="softmax", name=name)(x) for name in ("a", "b")]
+    return keras.Model(inputs, make(*heads))
+
+
+@EITHER
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: end_of(lambda a, b: [a, b]), r"one output of shape \(n, classes\), found \["),
+        (lambda: end_of(lambda a, b: {"a": a, "b": b}), r"one output of shape"),
+        (lambda: keras.Model(*[keras.Input((32, 32, 1))] * 2), r"one output of shape"),
+        (lambda: end_of(lambda a, _: layers.Reshape((3, 1))(a)), r"one output of shape"),
+        (Subclassed, "functional or built Sequential model, found a Subclassed"),
+        (lambda: keras.Sequential([layers.Conv2D(3, 3), layers.Flatten()]), "found a Sequential"),
+    ],
+)
+def test_a_model_without_one_output_or_a_known_graph_is_refused(name, make, told, images):
+    with pytest.raises(CamError, match=told):
+        METHODS[name](make(), images, 1)
+
+
+@EITHER
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda x: x / 255, r"grey levels 0 to 255.*found float64 from 0 to 1"),
+        (lambda x: x - 128.0, r"grey levels 0 to 255.*from -128"),
+        (lambda x: x.astype(np.uint16) * 257, r"grey levels 0 to 255.*found uint16.* to 65535"),
+        (lambda x: np.where(x > 250, np.nan, x), "finite numbers"),
+        (lambda x: x > 9, "array of numbers, found one of bool"),
+        (lambda x: x.astype(str), "array of numbers, found one of <U"),
+    ],
+)
+def test_images_that_are_no_grey_levels_are_refused_by_a_model_of_grey_levels(name, wrong, told):
+    images = np.linspace(0, 255, 32 * 32).round().astype(np.uint8).reshape(1, 32, 32, 1)
+    x = inputs = keras.Input((32, 32, 1), dtype="uint8")
+    model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(layers.Conv2D(2, 3)(x))))
+    with pytest.raises(CamError, match=told):
+        METHODS[name](model, wrong(images), 0)
+
+
+def test_one_output_may_have_a_name(images):
+    model = end_of(lambda a, _: {"a": a})
+    plain = keras.Model(model.inputs[0], model.get_layer("a").output)
+    named, found = (grad_cam(each, images, None, flat="nan") for each in (model, plain))
+    np.testing.assert_allclose(named, found, rtol=1e-5, atol=1e-6)
+
+
+def test_grey_levels_may_be_floats_and_a_model_with_an_input_of_floats_takes_any(images):
+    model = build("custom_cnn", 32)
+    black = np.zeros((1, 32, 32, 1))
+    with pytest.warns(CamWarning):
+        assert np.isnan(grad_cam(model, black, 0, flat="nan")).all()
+    assert grad_cam(lively(), images / 255, 0).shape == (5, 15, 15)
+
+
+def test_a_layer_called_twice_is_refused_and_the_one_behind_is_not(images):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 1))
+    shared = layers.Conv2D(4, 3, activation="relu", name="half")
+    both = layers.Concatenate(name="both")([shared(inputs[:, :, :16]), shared(inputs[:, :, 16:])])
+    end = layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(both))
+    model = keras.Model(inputs, end, name="halves")
+    with pytest.raises(CamError, match="that halves calls once, found 'half' called 2 times"):
+        grad_cam(model, images, 0, layer="half")
+    assert grad_cam(model, images, None, "both", flat="nan").shape == (5, 30, 14)
+
+
+def test_another_thread_never_meets_the_model_without_its_softmax(images):
+    model = tiny()
+    met = {}
+
+    def predict():
+        met["meanwhile"] = model.predict(images, verbose=0)  # traced here, and kept
+
+    with gradcam._logits_of(model) as score:
+        assert not np.allclose(score(values(model, images)).sum(axis=1), 1)
+        thread = threading.Thread(target=predict)
+        thread.start()
+        thread.join()
+    np.testing.assert_allclose(met["meanwhile"].sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(model.predict(images, verbose=0).sum(axis=1), 1, rtol=1e-5)
+
+
 def test_a_mixed_precision_model_works(images):
     keras.utils.set_random_seed(0)
     model = build("custom_cnn", 32, precision="mixed_bfloat16")
@@ -460,8 +570,10 @@ def test_pixels_of_a_nested_uint8_model_are_followed_without_rounding():
     of = [integrated_gradients(nested, x, c, steps=64, batch_size=128) for c in (2, 0)]
     np.testing.assert_allclose((of[0] - of[1]).sum(axis=(1, 2)), change, rtol=0.05)
     # A score of the image at 1/300 of its brightness: as uint8 it would be black.
-    faint = occlusion(linear(np.ones((1024, 2), np.float32), 32, "uint8"), x // 255 + x / 300, 0)
-    assert np.ptp(faint) > 0
+    faint = x / 300
+    faint[:, 0, 0] = 255  # a film has a white somewhere
+    maps = occlusion(linear(np.ones((1024, 2), np.float32), 32, "uint8"), faint, 0)
+    assert (np.ptp(maps[:, 8:, 8:], axis=(1, 2)) > 0).all()  # where no patch covers the white
 
 
 # ---------------------------------------------------------------------------------------------
@@ -594,6 +706,31 @@ def test_by_branch_knows_the_registry_and_asks_for_the_rest(images):
         by_branch(model, images, method="cam")
 
 
+def test_by_branch_knows_a_pair_of_backbones():
+    model = build("custom_cnn+mobilenet_v2", 64)
+    films = np.random.default_rng(0).integers(0, 255, (1, 64, 64, 1), dtype=np.uint8)
+    maps = by_branch(model, films, 0, flat="nan")
+    assert {title: each.shape for title, each in maps.items()} == {
+        "custom_cnn": (1, 4, 4),
+        "mobilenet_v2": (1, 2, 2),
+    }
+    assert last_conv_layer(model) == "custom_cnn_block5_relu"
+
+
+def test_a_member_whose_map_is_nearly_all_negative_has_one_vote(monkeypatch, images):
+    # One place for the class against many that speak against it: by the positive part alone the
+    # map would be stretched to -99 and drown the other member, which is +1 in one place.
+    against, speaking = np.full((5, 10, 10), -1.0), np.zeros((5, 10, 10))
+    against[:, 0, 0], speaking[:, 9, 9] = 1, 1
+    maps = iter([against, speaking])
+    monkeypatch.setitem(METHODS, "occlusion", lambda *_, **__: next(maps))
+    members, mean = ensemble_maps([tiny(), tiny()], [images, images], 0, "occlusion", size=10)
+    for member in members:
+        np.testing.assert_allclose(np.abs(member).sum(axis=(1, 2)), 1, rtol=1e-5)
+    np.testing.assert_allclose(mean[:, 9, 9], (1 - 0.01) / 2, rtol=1e-5)
+    np.testing.assert_allclose(mean[:, 0, 1], -0.01 / 2, rtol=1e-5)
+
+
 def test_ensemble_is_the_weighted_mean_of_maps_that_sum_to_one():
     rng = np.random.default_rng(0)
     weights = [rng.uniform(0.1, 1, size=(s * s, 2)).astype(np.float32) for s in (4, 8)]
@@ -655,6 +792,13 @@ def test_shared_limit_is_the_largest_finite_value():
     for empty in ([], [np.full((1, 2, 2), np.nan)]):
         with pytest.raises(CamError, match="at least one finite"):
             shared_limit(*empty)
+
+
+def test_the_peak_of_a_map_is_its_largest_absolute_value():
+    assert peak([[1.0, 2.0], [0.0, np.nan]]) == (0, 1)
+    assert peak(np.array([[-1.0, -0.1], [-9.0, -2.0]])) == (1, 0)  # not the least negative
+    with pytest.raises(CamError, match="at least one finite value to find a peak"):
+        peak(np.full((2, 2), np.nan))
 
 
 def test_every_method_has_a_title():

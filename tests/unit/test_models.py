@@ -57,6 +57,18 @@ def test_flat_uint8_in_float32_probabilities_out(models, name):
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cam_reads_the_layer_that_the_registry_names_and_all_of_its_towers(models, name):
+    from osteo_utils.gradcam import last_conv_layer
+
+    last = last_conv_layer(models[name])
+    assert last == next(iter(last_conv_layers(name, SIZE).values()))
+    expected = {"inception_v3": ("mixed7", (None, 3, 3, 768)), "vgg16": ("block5_conv3",)}
+    expected["late_fusion"] = ("vgg16_block5_conv3", (None, 5, 5, 512))
+    found = last, models[name].get_layer(last).output.shape
+    assert found[: len(expected.get(name, ()))] == expected.get(name, ())
+
+
 def test_layers_of_the_library_are_found_by_their_names(models):
     assert models["mobilenet_v2"].get_layer("Conv_1").filters == 1280
 

@@ -75,6 +75,19 @@ def test_cam_grid_puts_all_maps_on_one_scale():
     assert limits == [(0, 4), (0, 4)]
 
 
+@pytest.mark.parametrize("flat", [0, 1, 2])
+def test_cam_grid_keeps_its_scale_whichever_map_is_flat(flat):
+    maps = np.stack([np.full((2, 2), 1.0), np.full((2, 2), 4.0), np.full((2, 2), 4.0)])
+    maps[flat] = np.nan
+    figure = plots.cam_grid(np.zeros((3, 8, 8), np.uint8), maps, ["a", "b", "c"])
+    assert [axis.images[1].get_clim() for axis in figure.axes[:3]] == [(0, 4)] * 3
+
+
+def test_cam_grid_of_flat_maps_alone_is_refused():
+    with pytest.raises(ValueError, match="at least one finite value to scale by"):
+        plots.cam_grid(np.zeros((1, 8, 8), np.uint8), np.full((1, 2, 2), np.nan), ["flat"])
+
+
 def test_roc_curve_of_a_perfect_classifier_has_area_one():
     labels = np.array([0, 1, 2, 0, 1, 2])
     figure = plots.roc_curves(labels, np.eye(3)[labels])
