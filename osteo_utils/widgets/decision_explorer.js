@@ -8,16 +8,17 @@ const Z = 1.959963984540054; // standard normal quantile of two-sided 95 %
 const ADVICE = "Choose on validation; test only shows what the choice is worth.";
 const BEFOREHAND = "What an error costs is for people to say, before they see the results.";
 const NOTE =
-  "Below each value its 95 % interval, film by film: Wilson's for a share, and from these, by adding " +
-  "squared margins, for balanced accuracy and cost. The films of one patient are not independent, so " +
-  "the true intervals are somewhat wider.";
+  "Below each value its 95 % interval: Wilson's for a share, and from these, by adding squared margins, " +
+  "for balanced accuracy and cost. Films of one patient that are answered alike count as fewer films, by " +
+  "as much as the variance over patients says; where nobody knows the patients, each film is one.";
 const RULES = { largest: "largest probability", thresholds: "two thresholds", costs: "lowest expected cost" };
 
 // --- data -------------------------------------------------------------------------------------
 
-// { part: { labels, members: [Float32Array of 3 n numbers, ...] } }
-function decode(content, labels, probabilities) {
+// { part: { labels, groups, members: [Float32Array of 3 n numbers, ...] } }
+function decode(content, labels, groups, probabilities) {
   const y = new Uint8Array(ownBuffer(labels));
+  const g = new Uint16Array(ownBuffer(groups));
   const p = new Float32Array(ownBuffer(probabilities));
   const width = content.classes.length;
   const parts = {};
@@ -27,7 +28,8 @@ function decode(content, labels, probabilities) {
   content.parts.forEach((part, k) => {
     const n = content.sizes[k];
     const members = content.members.map(() => p.subarray(at, (at += n * width)));
-    parts[part] = { labels: y.subarray(row, (row += n)), members };
+    parts[part] = { labels: y.subarray(row, row + n), groups: g.subarray(row, row + n), members };
+    row += n;
   });
   return parts;
 }
@@ -69,6 +71,17 @@ function confusion(labels, called, width) {
 
 // --- numbers, each as [value, low, high]; NaN where there is no film to count ------------------
 
+// How many times as large a variance is because the films of a group go together; as
+// osteo_utils.evaluate.design_effect.
+function designEffect(influence, groups) {
+  const sums = new Map();
+  influence.forEach((z, i) => sums.set(groups[i], (sums.get(groups[i]) ?? 0) + z));
+  const squares = (values) => sum(values.map((z) => z * z));
+  const [n, k, alone] = [influence.length, sums.size, squares(influence)];
+  if (k < 2 || !(alone > 1e-18)) return n / k;
+  return Math.max(1, (squares([...sums.values()]) / alone) * (k / (k - 1)) * ((n - 1) / n));
+}
+
 // The share k / n with its Wilson interval.
 function proportion(k, n) {
   const centre = (k + Z ** 2 / 2) / (n + Z ** 2);
@@ -83,24 +96,40 @@ function combined(shares, weights) {
   return [value, value - margin(1), value + margin(2)];
 }
 
+// The share of films that are right, of those that are counted.
+function share(right, counted, groups) {
+  const rows = right.map((_, i) => i).filter((i) => counted[i]);
+  const hits = sum(rows.map((i) => right[i]));
+  const influence = rows.map((i) => right[i] - hits / rows.length);
+  const effect = designEffect(influence, rows.map((i) => groups[i]));
+  return proportion(hits / effect, rows.length / effect);
+}
+
 // Sensitivity and specificity of each class against the rest.
-function byClass(matrix) {
-  const total = sum(matrix.map(sum));
-  return matrix.map((row, c) => {
-    const truth = sum(row);
-    const alarms = sum(matrix.map((other) => other[c])) - row[c];
-    return [proportion(row[c], truth), proportion(total - truth - alarms, total - truth)];
+export function byClass(labels, called, groups, width) {
+  const films = [...labels];
+  return Array.from({ length: width }, (_, c) => {
+    const right = films.map((label, i) => Number((label === c) === (called[i] === c)));
+    return [true, false].map((own) => share(right, films.map((label) => (label === c) === own), groups));
   });
 }
 
-function scores(matrix, costs) {
-  const total = sum(matrix.map(sum));
-  const recalls = byClass(matrix).map(([sensitivity]) => sensitivity);
-  const cells = matrix.flat().map((count) => proportion(count, total));
+// Accuracy, balanced accuracy and mean cost.
+export function scores(labels, called, groups, costs) {
+  const films = [...labels];
+  const matrix = confusion(labels, called, costs.length);
+  const right = films.map((label, i) => Number(label === called[i]));
+  const counts = matrix.map(sum);
+  const recalls = matrix.map((row, c) => row[c] / counts[c]);
+  const balanced = designEffect(films.map((label, i) => (right[i] - recalls[label]) / counts[label]), groups);
+  const paid = films.map((label, i) => costs[label][called[i]]);
+  const mean = sum(paid) / films.length;
+  const dear = designEffect(paid.map((price) => price - mean), groups);
+  const spread = (count, n, effect) => proportion(count / effect, n / effect);
   return [
-    proportion(sum(matrix.map((row, c) => row[c])), total),
-    combined(recalls, recalls.map(() => 1 / recalls.length)),
-    combined(cells, costs.flat()),
+    share(right, films.map(() => true), groups),
+    combined(matrix.map((row, c) => spread(row[c], counts[c], balanced)), matrix.map(() => 1 / matrix.length)),
+    combined(matrix.flat().map((count) => spread(count, films.length, dear)), costs.flat()),
   ];
 }
 
@@ -230,7 +259,7 @@ function render({ model, el }) {
   const { classes, members: names, pairs } = content;
   const [healthy, between, worst] = classes;
   const width = classes.length;
-  const parts = decode(content, model.get("labels"), model.get("probabilities"));
+  const parts = decode(content, model.get("labels"), model.get("groups"), model.get("probabilities"));
   const said = announcer();
 
   const pair = choice(pairs.map((both) => both.map((m) => names[m]).join(" + ")));
@@ -260,8 +289,9 @@ function render({ model, el }) {
   const ways = (members, w, decide) => {
     const [i, j] = pairs[model.get("pair")];
     const way = (title, u, by, now = false) => {
-      const found = confusion(parts[part.value].labels, answers(members[i], members[j ?? i], u, by, width), width);
-      return { title, now, matrix: found, scores: scores(found, model.get("costs")) };
+      const { labels, groups } = parts[part.value];
+      const called = answers(members[i], members[j ?? i], u, by, width);
+      return { title, now, called, scores: scores(labels, called, groups, model.get("costs")) };
     };
     if (j !== undefined) return [way(names[i], 1, decide), way("Vote", w, decide, true), way(names[j], 0, decide)];
     if (decide === argmax) return [way(names[i], 1, decide, true)];
@@ -295,11 +325,11 @@ function render({ model, el }) {
 
   const draw = () => {
     const mix = drawControls();
-    const { labels, members } = parts[part.value];
+    const { labels, groups, members } = parts[part.value];
     const all = ways(members, model.get("weight"), ruleOf(model));
     const now = all.find((way) => way.now);
-    const counts = now.matrix;
-    const rows = byClass(counts);
+    const counts = confusion(labels, now.called, width);
+    const rows = byClass(labels, now.called, groups, width);
     const total = counts.map(sum);
     matrix.update(counts, `Answers on ${part.value}: ${labels.length} films, share of each true class`);
     each.update(rows);

@@ -8,10 +8,11 @@ from typing import Any, Final
 import anywidget
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import traitlets
 
 from osteo_utils.ensembles import Aligned, Floats, Ints, aligned, choose_weights, soft_vote
-from osteo_utils.evaluate import ORDINAL_COST, confusion
+from osteo_utils.evaluate import ORDINAL_COST, confusion, design_effect, wilson
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.runs import Run
 from osteo_utils.widgets.base import css, esm
@@ -38,9 +39,12 @@ class DecisionExplorer(anywidget.AnyWidget):
       Osteopenia if that of Osteopenia or worse is at least `threshold_worse`; otherwise Normal;
     - "costs": the class with the lowest expected cost under `costs`, rows true, columns called.
 
-    What is sent, once: the labels as bytes and the probabilities rounded to 32-bit floats, 12 bytes
-    an image and member. The networks answer in 32-bit floats, so nothing of a run is lost; the
-    browser adds in 64 bits as NumPy does, and its matrix is that of `matrix`, to the last film.
+    Intervals are over groups (patients), by `evaluate.design_effect` and `evaluate.wilson`.
+
+    What is sent, once: the labels as bytes, the number of each image's group in 2 bytes, and the
+    probabilities rounded to 32-bit floats, 12 bytes an image and member. The networks answer in
+    32-bit floats, so nothing of a run is lost; the browser adds in 64 bits as NumPy does, and its
+    matrix is that of `matrix`, to the last film.
     """
 
     _esm = esm("decision_explorer")
@@ -48,6 +52,7 @@ class DecisionExplorer(anywidget.AnyWidget):
 
     content = traitlets.Dict().tag(sync=True)  # names, pairs, sizes, weights from validation
     labels = traitlets.Bytes().tag(sync=True)  # uint8, one part after the other
+    groups = traitlets.Bytes().tag(sync=True)  # little-endian uint16, as the labels
     probabilities = traitlets.Bytes().tag(sync=True)  # little-endian float32: part, member, n, 3
     pair = traitlets.Int(0).tag(sync=True)  # index into content["pairs"]
     part = traitlets.Enum(PARTS, "validation").tag(sync=True)
@@ -71,6 +76,7 @@ class DecisionExplorer(anywidget.AnyWidget):
         super().__init__(
             content=_content(names, indices, parts),
             labels=b"".join(parts[part].labels.astype(np.uint8).tobytes() for part in PARTS),
+            groups=b"".join(_numbered(parts[part].groups).tobytes() for part in PARTS),
             probabilities=b"".join(sent[part].tobytes() for part in PARTS),
         )
 
@@ -101,9 +107,60 @@ class DecisionExplorer(anywidget.AnyWidget):
         return confusion(self._parts[self.part][0], self.called())
 
 
+def with_intervals(
+    labels: Ints, called: Ints, groups: npt.ArrayLike, costs: npt.ArrayLike
+) -> pd.DataFrame:
+    """What the browser shows of answers (n,), by the same rule: columns value, low, high.
+
+    Rows: sensitivity and specificity of each class (`sensitivity_normal`), accuracy,
+    balanced_accuracy and cost. Shares have Wilson's interval with the design effect of `groups`;
+    of a weighted sum of shares the weighted margins are added as squares (Zou & Donner 2008).
+    """
+    y, z, g, price = labels, called, np.asarray(groups), np.asarray(costs, dtype=float)
+    matrix, right = confusion(y, z), (y == z).astype(float)
+    rows = {}
+    for c, name in enumerate(CLASS_NAMES):
+        agreed = ((y == c) == (z == c)).astype(float)
+        for score, counted in (("sensitivity", y == c), ("specificity", y != c)):
+            rows[f"{score}_{name.lower()}"] = _share(agreed[counted], g[counted])
+    count = matrix.sum(axis=1)
+    recall, paid = matrix.diagonal() / count, price[y, z]
+    rows["accuracy"] = _share(right, g)
+    effect = design_effect((right - recall[y]) / count[y], g)
+    ends = [wilson(k, n, effect=effect) for k, n in zip(matrix.diagonal(), count, strict=True)]
+    rows["balanced_accuracy"] = _combined(recall, ends, np.full(len(count), 1 / len(count)))
+    effect = design_effect(paid - paid.mean(), g)
+    ends = [wilson(float(k), len(y), effect=effect) for k in matrix.ravel()]
+    rows["cost"] = _combined(matrix.ravel() / len(y), ends, price.ravel())
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])
+
+
+def _share(right: Floats, groups: npt.NDArray[Any]) -> tuple[float, float, float]:
+    if not right.size:
+        return np.nan, np.nan, np.nan
+    effect = design_effect(right - right.mean(), groups)
+    return (float(right.mean()), *wilson(right.sum(), right.size, effect=effect))
+
+
+def _combined(
+    shares: Floats, ends: Sequence[tuple[float, float]], weights: Floats
+) -> tuple[float, float, float]:
+    margins = np.hypot.reduce(weights[:, None] * (np.array(ends) - shares[:, None]))
+    value = float(weights @ shares)
+    return value, value - float(margins[0]), value + float(margins[1])
+
+
 def _expected_costs(p: Floats, costs: Sequence[Sequence[float]]) -> Floats:
     """Of each answer to each film, shape (n, 3); added in the order of the browser, for equals."""
     return np.asarray(sum(p[:, [true]] * np.asarray(row) for true, row in enumerate(costs)))
+
+
+def _numbered(groups: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
+    """The number of each image's group, (n,)."""
+    names, number = np.unique(groups, return_inverse=True)
+    if len(names) > np.iinfo(np.uint16).max:
+        raise ValueError(f"groups: expected at most 65,535 in a part, found {len(names):,}")
+    return number.astype("<u2")
 
 
 def _content(

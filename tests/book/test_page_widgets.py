@@ -8,8 +8,9 @@ import pytest
 from smoke import CHAPTERS, NOTEBOOKS, ROOT
 
 from osteo_utils.ensembles import aligned, published_key
-from osteo_utils.evaluate import confusion, expected_cost, scores, wilson
+from osteo_utils.evaluate import confusion, expected_cost
 from osteo_utils.runs import read_run
+from osteo_utils.widgets.decision_explorer import with_intervals
 
 RUNS = ROOT / "runs/simulated/smoke"
 SOURCES = dict(zip(CHAPTERS, (path.read_text("utf-8") for path in NOTEBOOKS), strict=True))
@@ -50,10 +51,16 @@ def answers(p, rule="largest probability", osteoporosis=0.5, worse=0.5, costs=DI
 
 def expected(widget, **rule):
     """Labels and answers of the state on the page, from the run folders."""
+    return judged(widget, **rule)[:2]
+
+
+def judged(widget, **rule):
+    """Labels, answers and groups of the state on the page, from the run folders."""
     members, part, weight = state_of(widget)
     found = aligned([run_of(title) for title in members.split(" + ")], part)
     first, second = found.members[0], found.members[-1]
-    return found.labels, answers(weight * first + (1 - weight) * second, **rule)
+    called = answers(weight * first + (1 - weight) * second, **rule)
+    return found.labels, called, found.groups
 
 
 def matrix_of(widget, **rule):
@@ -136,7 +143,7 @@ def test_thresholds_move_matrix_sensitivity_and_specificity(explorer, chapter):
             chosen[name] = int(slider.input_value()) / 100
         matrices.append(matrix_on(widget))
         assert matrices[-1] == matrix_of(widget, rule="two thresholds", **chosen)
-        check_classes(widget)
+        check_classes(widget, rule="two thresholds", **chosen)
     assert len({str(matrix) for matrix in matrices}) > 2
     assert np.array(matrices[0])[:, :2].sum() == 0  # at least 0: all are called Osteoporosis
     widget.get_by_role("button", name="Both to 0.50").click()
@@ -145,14 +152,13 @@ def test_thresholds_move_matrix_sensitivity_and_specificity(explorer, chapter):
     assert matrix_on(widget) == middle  # the median class, by the distance of the classes
 
 
-def check_classes(widget):
-    """Sensitivity and specificity of each class, and their intervals, against the matrix."""
-    matrix = np.array(matrix_on(widget))
-    for c, row in enumerate(widget.locator(".de-classes tbody tr").all()):
-        rest = np.delete(np.delete(matrix, c, 0), c, 1).sum()
-        counts = (matrix[c, c], matrix[c].sum()), (rest, np.delete(matrix, c, 0).sum())
-        for cell, (k, n) in zip(row.locator("td").all(), counts, strict=True):
-            assert numbers(cell.inner_text()) == pytest.approx([k / n, *wilson(k, n)], abs=0.0051)
+def check_classes(widget, **rule):
+    """Sensitivity and specificity of each class, and their intervals, against the run folders."""
+    table = with_intervals(*judged(widget, **rule), DISTANCE)
+    names = [name for name in table.index if name.startswith(("sensitivity", "specificity"))]
+    cells = widget.locator(".de-classes tbody td").all()
+    for name, cell in zip(names, cells, strict=True):
+        assert numbers(cell.inner_text()) == pytest.approx(table.loc[name].tolist(), abs=0.0051)
 
 
 @each_decision
@@ -193,16 +199,9 @@ def test_a_cost_that_is_no_number_from_0_is_not_taken(explorer, chapter):
 @each_decision
 def test_scores_and_their_intervals_are_those_of_the_matrix(explorer, chapter):
     _, widget = explorer(chapter)
-    labels, called = expected(widget)
-    matrix = confusion(labels, called)
-    right, truth = matrix.diagonal(), matrix.sum(axis=1)
-    python = scores(labels, np.eye(3)[called])
-    ends = np.array([wilson(k, n) for k, n in zip(right, truth, strict=True)])
-    margins = np.hypot.reduce((ends - (right / truth)[:, None]) / 3)
-    balanced = python["balanced_accuracy"]
-    interval = [balanced - margins[0], balanced + margins[1]]
-    assert now(widget, "Balanced accuracy") == pytest.approx([balanced, *interval], abs=0.0051)
-    accuracy = [python["accuracy"], *wilson(right.sum(), truth.sum())]
+    table = with_intervals(*judged(widget), DISTANCE)
+    balanced, accuracy = (table.loc[n].tolist() for n in ("balanced_accuracy", "accuracy"))
+    assert now(widget, "Balanced accuracy") == pytest.approx(balanced, abs=0.0051)
     assert numbers(
         widget.locator(".de-scores tbody tr").first.locator(".de-now").inner_text()
     ) == pytest.approx(accuracy, abs=0.0051)

