@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -293,6 +294,21 @@ def test_two_processes_at_once_make_one_corpus_audit_and_split(tmp_path):
     assert len(list_corpus(course.root)) == len(read_truth(course.root))
     left = [path.name for path in tmp_path.rglob(".part-*")]
     assert left == []
+
+
+def test_the_build_sees_a_changed_folder_and_nothing_else(knees, tmp_path):
+    script = Path(__file__).parents[2] / "book" / "make_corpus.py"
+    line = [sys.executable, str(script), "smoke", str(knees), "build/corpus.txt"]
+    output, film = tmp_path / "build" / "corpus.txt", next(knees.rglob("*.png"))
+    states = []
+    for change in (lambda: None, lambda: None, lambda: negative(film)):
+        change()
+        subprocess.run(line, cwd=tmp_path, check=True, capture_output=True)
+        states.append((output.stat().st_mtime_ns, output.read_text()))
+    assert states[0] == states[1]
+    assert states[2][0] > states[1][0]
+    assert states[2][1] != states[1][1]
+    assert states[0][1].splitlines()[0] == str(knees)
 
 
 def test_a_missing_run_is_replaced_by_an_announced_smoke_run(opened, capsys):
