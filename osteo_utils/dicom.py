@@ -40,6 +40,7 @@ from osteo_utils.pixels import (
 )
 
 _MAX_INFLATED: Final = 4 * MAX_PIXELS  # bytes of a deflated file: more than any film has
+_NO_FRAME_HEADER: Final = (0xC4, 0xC8, 0xCC, *range(0xD0, 0xF7))  # of the markers C0 to F7
 _PIXELS: Final = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -110,7 +111,7 @@ def _several(name: object, found: str) -> ImageError:
 
 def _only_frame(name: object, dataset: Any) -> npt.NDArray[Any]:  # noqa: ANN401
     """The decoded pixels (height, width) or (height, width, 3); refused if more frames follow."""
-    if (count := _count_frames(dataset)) > 1:
+    if (count := _count_frames(name, dataset)) > 1:
         raise _several(name, f"{count} frames")
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
@@ -129,11 +130,24 @@ def _only_frame(name: object, dataset: Any) -> npt.NDArray[Any]:  # noqa: ANN401
     return np.asarray(pixel_array(dataset, index=0, decoding_plugin="pillow" if pillow else ""))
 
 
-def _count_frames(dataset: Any) -> int:  # noqa: ANN401
+def _check_jpeg_size(name: object, frame: bytes) -> None:
+    """Refuse a JPEG (also Lossless, LS) that is larger than the DICOM around it may be."""
+    at = 2
+    while at + 9 <= len(frame) and frame[at] == 0xFF and frame[at + 1] != 0xDA:
+        if 0xC0 <= frame[at + 1] <= 0xF7 and frame[at + 1] not in _NO_FRAME_HEADER:
+            height, width = (int.from_bytes(frame[at + i : at + i + 2], "big") for i in (5, 7))
+            check_size(name, width, height)
+        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+
+
+def _count_frames(name: object, dataset: Any) -> int:  # noqa: ANN401
     """How many frames the pixel data holds, whatever Number of Frames says."""
     data = next(dataset[key].value for key in _PIXELS if key in dataset)
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        return sum(1 for _ in generate_frames(data, number_of_frames=1))
+        frames = list(generate_frames(data, number_of_frames=1))
+        if frames and frames[0].startswith(b"\xff\xd8"):
+            _check_jpeg_size(name, frames[0])
+        return len(frames)
     bits = int(dataset.BitsAllocated) * int(dataset.get("SamplesPerPixel", 1))
     if dataset.PhotometricInterpretation == "YBR_FULL_422":
         bits = bits * 2 // 3

@@ -688,6 +688,13 @@ BAD_DICOM = {
         {"syntax": JPEGBaseline8Bit, "PixelData": encapsulate([encoded("JPEG")] * 2)},
         "a single image, found 2 frames",
     ),
+    "a small file with an endless JPEG-LS": (
+        {
+            "syntax": JPEGLSLossless,
+            "PixelData": encapsulate([b"\xff\xd8\xff\xf7\0\x0b\x08\xfd\xe8\xfd\xe8\1\1\x11\0"]),
+        },
+        "65000 x 65000 (not decoded)",
+    ),
     "a high bit that is not the last stored one": (
         {"pixels": GREY.astype(np.uint16), "BitsStored": 12, "HighBit": 15},
         "High Bit 11, found 15 for 12 bits",
