@@ -174,9 +174,12 @@ def test_maps_of_an_ensemble_are_the_mean_and_the_members(members):
 def test_a_fusion_has_a_map_for_each_branch_and_one_share_of_a_vote(members):
     branches = last_conv_layers("late_fusion", 32)
     pixels = keras.Input((32, 32, 1), dtype="uint8")
-    maps = [keras.layers.Conv2D(4, 5, name=name)(pixels) for name in branches.values()]
+    speaks = {
+        "kernel_initializer": keras.initializers.RandomUniform(0, 1e-3, seed=0)
+    }  # no flat map
+    maps = [keras.layers.Conv2D(4, 5, name=name, **speaks)(pixels) for name in branches.values()]
     vector = keras.layers.GlobalAveragePooling2D()(keras.layers.Concatenate()(maps))
-    network = keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(vector))
+    network = keras.Model(pixels, keras.layers.Dense(3, activation="softmax", **speaks)(vector))
     run = replace(members[0].run, info=members[0].run.info | {"model": "late_fusion"})
     fused, film = answers.Member(run, network, None), answers.read_film(png(), "a.png")
     titles = [each.title.split(", ")[2] for each in answers.explain([fused], film, "layer_cam", 2)]
