@@ -384,7 +384,7 @@ def _class_weights(labels: npt.NDArray[np.int64]) -> dict[int, float]:
 
 
 class _Bar(keras.callbacks.Callback):  # type: ignore[misc]
-    """One bar for a training, an epoch a step, with the latest losses, where somebody watches."""
+    """One bar for a training, an epoch a step, with the latest loss, where somebody watches."""
 
     def __init__(self, settings: Mapping[str, Any], part: str = "") -> None:
         super().__init__()
@@ -394,8 +394,7 @@ class _Bar(keras.callbacks.Callback):  # type: ignore[misc]
         self.bar = progress(None, self.what, self.params["epochs"], "epoch")
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        losses = {key: f"{(logs or {})[key]:.3f}" for key in ("loss", "val_loss")}
-        self.bar.set_postfix(losses, refresh=False)
+        self.bar.set_postfix(val_loss=f"{(logs or {})['val_loss']:.3f}", refresh=False)
         self.bar.update(epoch + 1 - self.bar.n)
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:

@@ -42,7 +42,8 @@ def test_a_build_switches_progress_off(notebook, capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
-def test_a_training_shows_one_bar_of_epochs(notebook, capsys):
+def test_a_training_shows_one_bar_of_epochs(notebook, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     from osteo_utils.training import _Bar
 
     bar = _Bar({"model": "custom_cnn", "seed": 1})
