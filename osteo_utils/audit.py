@@ -1,41 +1,31 @@
 """What is wrong with a set of radiographs: copies, label conflicts, shortcuts, and what to keep.
 
-Byte and pixel copies are found by hashes. Near-duplicates (re-encoded, resized, re-contrasted,
-mirrored) are found in two steps: the nearest neighbours of a small descriptor propose, the
-normalised cross-correlation of the image's fine detail decides. Every file is decoded once.
+Byte and pixel copies are found by hashes, altered ones by `copies`. Every file is decoded once.
 """
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from PIL import Image
-from scipy.ndimage import gaussian_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
-from sklearn.neighbors import NearestNeighbors
 from sklearn.tree import DecisionTreeClassifier
 
-from osteo_utils import evaluate
+from osteo_utils import copies, evaluate
 from osteo_utils.evaluate import interval_ends, mean_recall, multiplicities
 from osteo_utils.images import THREADS, Grey, ImageError, decoder, read_image
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.progress import progress
 from osteo_utils.store import replace_file, source_digest
 
-# Correlation of detail. Different radiographs stay below 0.53 (217 real ones) and 0.62 (640 phantom
-# knees of 256 px; the two of a patient 0.59), mirrored or not. Twins keep at least 0.97 after what
-# the simulated corpus does to it, 0.82 after JPEG of quality 10, a gamma of 0.5 or 2, or clipping.
-SAME_IMAGE: Final = 0.75
-SIDES: Final = (96, 192)  # pixels: detail is compared at half the shorter side, within these
-NEIGHBOURS: Final = 5  # candidates of an image, as it is and mirrored
+SAME_IMAGE: Final = 0.82  # correlation of registered detail; for the margin see `copies`
 RESAMPLES: Final = 1000  # of the bootstrap and of the permutation test behind each shortcut
 BORDER: Final = ["border_black", "border_white", "border_mean"]
 FEATURES: Final = {
@@ -61,7 +51,10 @@ class Audit:
     `images`: the listing and, by file, `border_black`, `border_white` (shares of the outermost
     2 %), `border_mean` (0..255), `duplicate_group` (-1: none), `group` (duplicates and patient
     united: must stay in one part), `conflict`, `keep`, `reason` (why it is not kept).
-    `pairs`: confirmed copies; `kind` is bytes, pixels, near or mirrored.
+    `pairs`: confirmed copies; `kind` is bytes, pixels, inverted, mirrored (also if turned or cut),
+    transformed (rotated, shifted, cropped, zoomed or padded) or near (in place: re-encoded,
+    resized, another contrast). `rotation` (degrees), `scale` and `shift` (share of the side) say
+    how the second film lies on the first.
     `candidates`: every pair whose detail was compared, with its similarity (-1..1).
     `shortcuts`: what facts without bone predict; `p_value` is Bonferroni-corrected.
     """
@@ -89,7 +82,7 @@ def audit(root: Path | str, listing: pd.DataFrame, seed: int = 0) -> Audit:
     hashes = images.loc[images["problem"] == "", "sha256"]
     contents = pd.Series({i: looks[i].content for i in hashes.drop_duplicates().index}, dtype=str)
     distinct = contents.drop_duplicates().index.to_numpy()
-    near = _near_pairs(distinct, [looks[i] for i in distinct])
+    near = _near_pairs(images.loc[distinct], [looks[i].film for i in distinct])
     twins = near[near["similarity"] >= SAME_IMAGE]
     pairs = pd.concat([_equal_pairs(hashes, "bytes"), _equal_pairs(contents, "pixels"), twins])
     images = _keep_one(_grouped(images, pairs))
@@ -102,9 +95,7 @@ class _Look(NamedTuple):
 
     content: str = ""  # hash of the pixels
     border: tuple[float, float, float] = (np.nan, np.nan, np.nan)
-    small: Grey = np.zeros((0, 0), np.uint8)  # stretched to the largest of SIDES
-    side: int = 0  # at which its detail is worth comparing
-    descriptor: Floats = np.zeros(0)  # detail averaged over 4 x 4, a unit vector as (32, 32)
+    film: copies.Film | None = None
     problem: str = ""
 
 
@@ -122,9 +113,7 @@ def _look_at_all(root: Path, images: pd.DataFrame) -> list[_Look]:
 
 def _look(image: Grey) -> _Look:
     content = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-    small, side = _shrunk(image, SIDES[1]), int(np.clip(min(image.shape) // 2, *SIDES))
-    blocks = _detail(small, 128).reshape(32, 4, 32, 4).mean((1, 3), dtype=np.float32)
-    return _Look(content, _border(image), small, side, blocks / (np.linalg.norm(blocks) + 1e-6))
+    return _Look(content, _border(image), copies.look(image))
 
 
 def _border(image: Grey) -> tuple[float, float, float]:
@@ -135,54 +124,36 @@ def _border(image: Grey) -> tuple[float, float, float]:
     return float((frame == 0).mean()), float((frame == 255).mean()), float(frame.mean())
 
 
-def _detail(small: Grey, side: int) -> Floats:
-    """Fine structure alone: differences from the surroundings over their local spread.
-
-    Differences over spread undo contrast and (locally) gamma; the layout that all knees share is
-    too coarse to be left. Mean 0 and standard deviation 1 over (side, side).
-    """
-    grey = np.asarray(_shrunk(small, side), dtype=np.float32)
-    fine = gaussian_filter(grey, 1) - gaussian_filter(grey, 2)
-    spread = np.sqrt(gaussian_filter(fine**2, 2))
-    detail = fine / (spread + 2)  # 2 grey levels: noise of an empty background stays small
-    return np.asarray((detail - detail.mean()) / (detail.std() + 1e-6), np.float16)
-
-
-def _shrunk(image: Grey, side: int) -> Grey:
-    """Stretched to a square, so that a resized twin looks the same again."""
-    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
-
-
 def _equal_pairs(keys: pd.Series, kind: str) -> pd.DataFrame:
     """Pair every row whose key was seen before with the first row that has it."""
     first = pd.Series(keys.index, index=keys.index).groupby(keys).transform("first")
     first = first[first != first.index]
-    return pd.DataFrame({"a": first, "b": first.index, "kind": kind, "similarity": 1.0})
+    pairs = pd.DataFrame({"a": first, "b": first.index, "kind": kind, "similarity": 1.0})
+    return pairs.assign(rotation=0.0, scale=1.0, shift=0.0)
 
 
-def _near_pairs(rows: Ints, looks: list[_Look]) -> pd.DataFrame:
-    """Nearest pairs among distinct images, each once, with the correlation of their detail."""
-    if len(rows) < 2:
-        return _equal_pairs(pd.Series(dtype=int), "near")
-    descriptors = np.stack([look.descriptor for look in looks])
-    detail = cache(lambda i, side: _detail(looks[i].small, side))
-    best: dict[tuple[int, int], tuple[float, str]] = {}
-    for kind, step in (("near", 1), ("mirrored", -1)):
-        for i, j in _neighbours(descriptors, descriptors[:, :, ::step]):
-            side = min(looks[i].side, looks[j].side)
-            one, other = (detail(k, side).astype(np.float32) for k in (i, j))
-            similarity = float(np.vdot(one[:, ::step], other)) / side**2
-            best[i, j] = max(best.get((i, j), (-1.0, kind)), (similarity, kind))
-    found = [(int(rows[i]), int(rows[j]), kind, v) for (i, j), (v, kind) in best.items()]
-    return pd.DataFrame(found, columns=["a", "b", "kind", "similarity"])
+def _near_pairs(images: pd.DataFrame, films: list[copies.Film]) -> pd.DataFrame:
+    """Pairs among distinct images whose detail was compared; `a` and `b` are rows of `images`."""
+    sizes, rows = images[["width", "height"]].to_numpy(float), images.index.to_numpy()
+    found = []
+    for pair in copies.find(films):
+        rotation, scale, shift = _moved(pair, sizes[pair.a], sizes[pair.b])
+        in_place = abs(rotation) < 1 and abs(scale - 1) < 0.02 and shift < 0.02
+        kind = "near" if in_place else "transformed"
+        kind = "inverted" if pair.inverted else "mirrored" if pair.mirrored else kind
+        found.append((*rows[[pair.a, pair.b]], kind, pair.similarity, rotation, scale, shift))
+    columns = ["a", "b", "kind", "similarity", "rotation", "scale", "shift"]
+    table = pd.DataFrame(found, columns=columns)
+    return table.astype({"a": int, "b": int, "kind": str} | dict.fromkeys(columns[3:], float))
 
 
-def _neighbours(descriptors: Floats, queries: Floats) -> list[tuple[int, int]]:
-    """Pairs (smaller, larger row) of each query with the descriptors nearest to it."""
-    known, asked = (stack.reshape(len(stack), -1) for stack in (descriptors, queries))
-    search = NearestNeighbors(n_neighbors=min(NEIGHBOURS + 1, len(known)), algorithm="brute")
-    nearest = search.fit(known).kneighbors(asked, return_distance=False)
-    return sorted({(min(i, j), max(i, j)) for i, row in enumerate(nearest) for j in row if i != j})
+def _moved(pair: copies.Pair, size_a: Floats, size_b: Floats) -> tuple[float, float, float]:
+    """Degrees counter-clockwise, scale, and shift of the middle, in shares of the film's side."""
+    linear = pair.affine[:, :2] * (-1 if pair.mirrored else 1, 1)
+    (xx, xy), (yx, yy) = linear * np.outer(size_a, 1 / size_b)  # in pixels, squares are no longer
+    rotation = -np.degrees(np.arctan2(yx - xy, xx + yy))  # y points down
+    shift = float(np.linalg.norm(pair.affine[:, 2]))
+    return float(rotation), float(np.sqrt(abs(np.linalg.det(linear)))), shift
 
 
 def _components(pairs: pd.DataFrame, size: int) -> Ints:
@@ -365,7 +336,7 @@ def write_audit(audit: Audit, folder: Path | str) -> None:
 
 def audit_code() -> str:
     """What an audit depends on beside its films: its code and all that decodes a film."""
-    return f"{source_digest(__file__, evaluate.__file__)} {decoder()}"
+    return f"{source_digest(__file__, copies.__file__, evaluate.__file__)} {decoder()}"
 
 
 def read_audit(folder: Path | str) -> Audit:

@@ -164,7 +164,7 @@ def test_the_two_knees_of_a_patient_are_not_duplicates(tmp_path, size):
             )
     report = audit(tmp_path, save(tmp_path, files))
     assert report.pairs.empty
-    assert report.candidates["similarity"].max() < 0.65
+    assert report.candidates["similarity"].max() < 0.8  # registered, yet below SAME_IMAGE
 
 
 def test_blank_and_tiny_images_are_no_twins_of_anything(tmp_path):
@@ -373,7 +373,7 @@ def test_the_real_radiographs(real_knees):
     expected |= {"conflict_groups": 7, "unreadable": 0, "conflicts": 15, "kept": 210}
     assert {name: found[name] for name in expected} == expected
     assert set(report.pairs["kind"]) == {"bytes"}
-    assert report.candidates["similarity"].max() < 0.6  # far below SAME_IMAGE: no false alarm
+    assert report.candidates["similarity"].max() < 0.8  # registered, yet below SAME_IMAGE
     assert "217" in summary(report)
 
 

@@ -1,0 +1,354 @@
+"""Find the pairs of films that are one film, however the copy was altered.
+
+Three steps, each cheap enough for the number of pairs that it meets. *Keypoints*, small places
+that stand out, look for the nearest among those of all films; two films with several in common are
+*candidates* (after Lowe 2004, doi:10.1023/B:VISI.0000029664.99615.94). A candidate is *registered*:
+its keypoints vote for the map that carries one film onto the other, and the pixels refine it (after
+Lucas and Kanade 1981). The *normalised cross-correlation* of fine detail, where the registered
+films overlap, decides.
+
+Everything happens in squares to which the films are stretched, so a resized twin looks the same.
+Positions in a square are complex numbers x + iy, both from -1/2 to 1/2: multiplied by a complex
+number, they are turned and scaled.
+"""
+
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy.ndimage import affine_transform, gaussian_filter, maximum_filter, uniform_filter
+
+from osteo_utils.images import Grey
+
+SIDES: Final = (96, 192)  # pixels: detail is compared at half the shorter side, within these
+POINTS: Final = 80  # keypoints of a film
+BLURS: Final = (
+    1.6,
+    2.1,
+    2.7,
+    3.5,
+    4.5,
+    5.8,
+)  # pixels of SIDES[1]; a keypoint stands out between two
+CELLS: Final = 4  # a descriptor has CELLS x CELLS cells, each with the strength of edges in
+DIRECTIONS: Final = 4  # directions, 45 degrees apart
+REACH: Final = 12.0  # width of a descriptor, in blurs of its keypoint
+COMPONENTS: Final = 32  # principal components of the descriptors, for the search
+NEIGHBOURS: Final = 3  # candidates of a film as it is, and of the mirrored film
+VOTES: Final = 3  # keypoints in common that make a candidate
+INLIERS: Final = 4  # keypoints that agree on the map
+HOPELESS: Final = (0.6, 0.6, 0.75)  # similarity below which step 0, 1, 2 of refining is the last
+OVERLAP: Final = 0.4  # share of the smaller film
+
+Floats = npt.NDArray[np.floating[Any]]
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.integer[Any]]
+Box = tuple[float, float, float, float]
+Complex = npt.NDArray[np.complexfloating[Any, Any]]
+
+
+class Film(NamedTuple):
+    """What the search keeps of a film, some 50 kB."""
+
+    small: Grey  # stretched to SIDES[1], its flat margins overwritten
+    box: Box  # left, top, right, bottom of what is not flat
+    side: int  # at which its detail is worth comparing
+    points: Complex  # (n,), positions of the keypoints
+    bright: Bools  # (n,), whether a keypoint is brighter than its surroundings
+    descriptors: Floats  # (n, cells, directions), float16
+
+
+class Pair(NamedTuple):
+    """Two films, by their numbers, and what carries `b` onto `a`."""
+
+    a: int
+    b: int
+    similarity: float  # -1..1, of detail in the overlap
+    mirrored: bool
+    inverted: bool
+    affine: Floats  # (2, 3), from positions (x, y, 1) in `b` to (x, y) in `a`
+
+
+def look(image: Grey) -> Film:
+    """What is needed of a film to find its copies."""
+    small, box = _without_margins(_shrunk(image, SIDES[1]))
+    side = int(np.clip(min(image.shape) // 2, *SIDES))
+    return Film(small, box, side, *_keypoints(small, box))
+
+
+def find(films: list[Film]) -> list[Pair]:
+    """Every candidate pair, once, with the similarity of its detail after registration."""
+    best: dict[tuple[int, int], Pair] = {}
+    for a, b, mirrored in candidates(films):
+        found = compared(films, a, b, mirrored)
+        if found and best.get((a, b), found).similarity <= found.similarity:
+            best[a, b] = found
+    return [best[key] for key in sorted(best)]
+
+
+def _shrunk(image: Grey, side: int) -> Grey:
+    """Stretched to a square, so that a resized twin looks the same again."""
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
+
+
+def _without_margins(small: Grey) -> tuple[Grey, Box]:
+    """Flat rows and columns at the borders overwritten with the nearest ones that are not flat.
+
+    Else the edge of a padding would be the strongest structure of the film.
+    """
+    ends: list[tuple[float, float]] = []
+    for axis in (1, 0):
+        lively = np.flatnonzero(np.ptp(small.astype(int), axis=axis) > 12)
+        last = len(small) - 1
+        first, end = (lively[0], lively[-1]) if len(lively) else (0, last)
+        first, end = first + 2 * (first > 0), end - 2 * (end < last)  # two rows are blended
+        ends.append((first, max(end, first)))
+    (top, bottom), (left, right) = ends
+    rows = np.clip(np.arange(len(small)), top, bottom)
+    columns = np.clip(np.arange(len(small)), left, right)
+    left, top, right, bottom = (
+        edge / len(small) - 0.5 for edge in (left, top, right + 1, bottom + 1)
+    )
+    return small[np.ix_(rows, columns)], (left, top, right, bottom)
+
+
+def _keypoints(small: Grey, box: Box) -> tuple[Complex, Bools, Floats]:
+    """Positions that differ most from their surroundings, in units of the local spread.
+
+    For each whether it is the brighter, and the descriptor.
+    """
+    blurred = [gaussian_filter(np.float32(small), BLURS[0], truncate=3)]
+    for blur, wider in pairwise(BLURS):
+        blurred.append(gaussian_filter(blurred[-1], np.sqrt(wider**2 - blur**2), truncate=3))
+    blobs = -np.diff(blurred, axis=0)
+    power = [uniform_filter(b**2, int(8 * blur)) for b, blur in zip(blobs, BLURS, strict=False)]
+    contrast = blobs / (np.sqrt(np.maximum(power, 0)) + 0.7)  # 0.7 grey levels are noise
+    strength = np.abs(contrast)
+    peak = (strength == maximum_filter(strength, 3)) & (strength > 0)
+    peak[[0, -1]] = False
+    peak &= _inside(_grid(len(small)), box, 3 / len(small))
+    place = np.nonzero(peak)
+    strongest = np.argsort(-strength[place], kind="stable")[:POINTS]
+    level, y, x = (axis[strongest] for axis in place)
+    axis = _axis(blurred[0])
+    edges = [_edges(b, blur, axis) for b, blur in zip(blurred[:-1], BLURS, strict=False)]
+    descriptors = _described(np.array(edges), level, y, x, axis)
+    return _grid(len(small))[y, x], contrast[level, y, x] > 0, descriptors.astype(np.float16)
+
+
+def _grid(side: int) -> Complex:
+    """Positions of the pixels of a square."""
+    centres = ((np.arange(side) + 0.5) / side - 0.5).astype(np.float32)
+    return centres + 1j * centres[:, None]
+
+
+def _inside(positions: Complex, box: Box, margin: float) -> Bools:
+    left, top, right, bottom = box
+    x, y = positions.real, positions.imag
+    found = (x > left + margin) & (x < right - margin)
+    return np.asarray(found & (y > top + margin) & (y < bottom - margin))
+
+
+def _axis(blurred: Floats) -> float:
+    """Direction across the leg in radians: the mean direction of edges, each weighing alike.
+
+    Descriptors are laid along it, so that a turned film has the same ones.
+    """
+    dy, dx = np.gradient(blurred)
+    doubled = (dx + 1j * dy) ** 2  # opposite directions are the same
+    strength = np.abs(doubled)
+    alike = doubled / (strength + uniform_filter(strength, 25) + 1)
+    return float(np.angle(alike[6:-6, 6:-6].sum()) / 2)
+
+
+def _edges(blurred: Floats, blur: float, axis: float) -> Floats:
+    """Strength of edges around each pixel, (height, width, DIRECTIONS), seen from `axis`.
+
+    From dark to bright and from bright to dark are the same, so an inverted film has the same.
+    """
+    dy, dx = np.gradient(blurred)
+    doubled = ((dx + 1j * dy) * np.exp(-1j * axis)) ** 2 / (np.hypot(dx, dy) + 1e-3)
+    cell = max(3, round(REACH * blur / CELLS))
+    ways = (doubled.real, doubled.imag, -doubled.real, -doubled.imag)
+    return np.stack([uniform_filter(np.maximum(way, 0), cell) for way in ways], axis=-1)
+
+
+def _described(edges: Floats, level: Ints, y: Ints, x: Ints, axis: float) -> Floats:
+    """Unit vectors (n, cells, directions): the edges in a square of cells along `axis`."""
+    centres = ((np.arange(CELLS) + 0.5) / CELLS - 0.5) * REACH
+    cells = (centres + 1j * centres[:, None]).ravel() * np.exp(1j * axis)
+    at = (x + 1j * y)[:, None] + np.array(BLURS)[level][:, None] * cells
+    last = edges.shape[1] - 1
+    row, column = (np.clip(np.rint(part), 0, last).astype(int) for part in (at.imag, at.real))
+    found = np.sqrt(np.maximum(edges[level[:, None], row, column], 0))  # no edge decides alone
+    found -= found.mean(axis=(1, 2), keepdims=True)
+    return np.asarray(found / (np.linalg.norm(found, axis=(1, 2), keepdims=True) + 1e-6))
+
+
+def _mirrored(descriptors: Floats) -> Floats:
+    """Descriptors (n, cells, directions) of the mirrored film."""
+    square = descriptors.reshape(-1, CELLS, CELLS, DIRECTIONS)[:, :, ::-1]
+    return square[..., [0, 3, 2, 1]].reshape(descriptors.shape)  # one diagonal becomes the other
+
+
+def candidates(films: list[Film]) -> list[tuple[int, int, bool]]:
+    """Pairs of films with VOTES keypoints in common, and whether one is mirrored."""
+    owner = np.repeat(np.arange(len(films)), [len(film.points) for film in films])
+    if len(np.unique(owner)) < 2:
+        return []
+    descriptors = np.concatenate([film.descriptors for film in films]).astype(np.float32)
+    known = descriptors.reshape(len(owner), -1)
+    basis = np.linalg.eigh(known.T @ known)[1][:, -COMPONENTS:]
+    found: set[tuple[int, int, bool]] = set()
+    for mirrored, queries in ((False, descriptors), (True, _mirrored(descriptors))):
+        votes = _owner_of_nearest(queries.reshape(len(owner), -1) @ basis, known @ basis, owner)
+        pairs, count = np.unique(np.stack([owner, votes]), axis=1, return_counts=True)
+        order = np.lexsort((-count, pairs[0]))
+        (asking, asked), count = pairs[:, order], count[order]
+        rank = np.arange(len(count)) - np.searchsorted(asking, asking)
+        for i in np.flatnonzero((rank < NEIGHBOURS) & (count >= VOTES)):
+            one, other = sorted((int(asking[i]), int(asked[i])))
+            found.add((one, other, mirrored))
+    return sorted(found)
+
+
+def _owner_of_nearest(queries: Floats, known: Floats, owner: Ints) -> Ints:
+    """The film of the descriptor nearest to each query; its own film does not count."""
+    nearest = np.empty_like(owner)
+    first, last = (np.searchsorted(owner, owner, side) for side in ("left", "right"))
+    for start in range(0, len(queries), 1000):
+        rows = slice(start, start + 1000)
+        likeness = queries[rows] @ known.T
+        for row, (a, b) in enumerate(zip(first[rows], last[rows], strict=True)):
+            likeness[row, a:b] = -np.inf
+        nearest[rows] = owner[likeness.argmax(axis=1)]
+    return nearest
+
+
+def compared(films: list[Film], a: int, b: int, mirrored: bool) -> Pair | None:
+    """The pair registered, or None if its keypoints agree on no map."""
+    one, other = films[a], films[b]
+    if (voted := _voted(one, other, mirrored)) is None:
+        return None
+    affine, inverted = voted
+    similarity, affine = _refined(one, other, affine, inverted, SIDES[0], steps=6)
+    side = min(one.side, other.side)
+    if similarity > 0.75 and side > SIDES[0]:
+        similarity, affine = _refined(one, other, affine, inverted, side, steps=4)
+    return Pair(a, b, similarity, mirrored, inverted, affine)
+
+
+def _voted(one: Film, other: Film, mirrored: bool) -> tuple[Floats, bool] | None:
+    """The affine map from `other` to `one` on which most keypoints agree; is one film inverted?
+
+    Every two matches propose a map that turns, scales and shifts (RANSAC without the chance).
+    """
+    asked = (_mirrored(other.descriptors) if mirrored else other.descriptors).astype(np.float32)
+    known = one.descriptors.astype(np.float32)
+    likeness = asked.reshape(len(asked), -1) @ known.reshape(len(known), -1).T
+    match = likeness.argmax(axis=1)
+    mutual = np.flatnonzero(likeness.argmax(axis=0)[match] == np.arange(len(match)))
+    source, target = other.points[mutual], one.points[match[mutual]]
+    same = other.bright[mutual] == one.bright[match[mutual]]
+    seen = -source.conj() if mirrored else source
+    i, j = np.triu_indices(len(seen), 1)
+    apart = np.abs(seen[i] - seen[j]) > 0.1
+    i, j = i[apart], j[apart]
+    turn = (target[i] - target[j]) / (seen[i] - seen[j])
+    sane = (np.abs(turn) > 0.5) & (np.abs(turn) < 2)
+    turn, shift = turn[sane], (target[i] - turn * seen[i])[sane]
+    if not len(turn):
+        return None
+    agree = np.abs(turn[:, None] * seen + shift[:, None] - target) < 0.04
+    best = agree.sum(axis=1).argmax()
+    inliers = agree[best]
+    if inliers.sum() < INLIERS:
+        return None
+    affine, inliers = _fitted(source, target, turn[best] * seen + shift[best], inliers)
+    return affine, bool(same[inliers].mean() < 0.5)
+
+
+def _fitted(source: Complex, target: Complex, proposed: Complex, inliers: Bools) -> tuple[Any, Any]:
+    """Affine map by least squares through those matches that agree with it ever more closely.
+
+    All others pull a little towards where the proposed map has them: few matches are not enough.
+    """
+    flat = np.stack([source.real, source.imag, np.ones(len(source))], axis=1)
+    for limit in (0.03, 0.02, 0.015):
+        weight, goal = np.where(inliers, 1.0, 0.05), np.where(inliers, target, proposed)
+        aim = weight[:, None] * np.stack([goal.real, goal.imag], axis=1)
+        affine = np.linalg.lstsq(weight[:, None] * flat, aim, rcond=None)[0].T
+        closer = np.abs(_moved(source, affine) - target) < limit
+        if closer.sum() < INLIERS:
+            break
+        inliers = closer
+    return affine, inliers
+
+
+def _refined(
+    one: Film, other: Film, affine: Floats, inverted: bool, side: int, steps: int
+) -> tuple[float, Floats]:
+    """Best similarity of detail in the overlap, and its map, within `steps` of Lucas and Kanade."""
+    grey = _shrunk(one.small, side).astype(np.float32)
+    fixed = _detail(_shrunk(other.small, side).astype(np.float32))
+    grid = _grid(side)
+    seen = _inside(grid, other.box, 3 / side)
+    smaller = min(_area(one.box) / abs(np.linalg.det(affine[:, :2])), _area(other.box))
+    best = (-1.0, affine)
+    for step in range(steps + 1):
+        both = seen & _inside(_moved(grid, affine), one.box, 3 / side)
+        if both.mean() < OVERLAP * smaller:
+            break
+        warped = _detail(_warped(grey, affine)) * (-1 if inverted else 1)
+        a, b = _standard(warped[both]), _standard(fixed[both])
+        similarity = float((a * b).mean())
+        gained, best = similarity - best[0], max(best, (similarity, affine), key=lambda r: r[0])
+        if step == steps or gained < -0.02 or best[0] < HOPELESS[min(step, 2)]:
+            break
+        slopes = _slopes(warped / (warped[both].std() + 1e-6), grid, side)[:, both]
+        normal = slopes @ slopes.T
+        normal += 1e-3 * np.diag(np.diag(normal)) + 1e-6 * np.eye(6)  # can always be solved
+        change = np.linalg.solve(normal, slopes @ (b - a)).reshape(2, 3)
+        affine = affine + affine[:, :2] @ change
+    return best
+
+
+def _standard(values: Floats) -> Floats:
+    return np.asarray((values - values.mean()) / (values.std() + 1e-6))
+
+
+def _slopes(image: Floats, grid: Complex, side: int) -> Floats:
+    """How each pixel changes with each number of an affine map, (6, height, width)."""
+    dy, dx = (slope * side for slope in np.gradient(image))
+    return np.stack([dx * grid.real, dx * grid.imag, dx, dy * grid.real, dy * grid.imag, dy])
+
+
+def _moved(positions: Complex, affine: Floats) -> Complex:
+    flat = np.stack([positions.real, positions.imag, np.ones_like(positions.real)])
+    x, y = np.tensordot(affine, flat, 1)
+    return np.asarray(x + 1j * y)
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _warped(grey: Floats, affine: Floats) -> Floats:
+    """The film seen through a map of positions, in pixels."""
+    side, half = len(grey), 0.5 - 0.5 / len(grey)
+    matrix = affine[::-1, 1::-1]  # SciPy counts rows first
+    offset = (affine[::-1, 2] - matrix @ [half, half] + half) * side
+    return np.asarray(affine_transform(grey, matrix, offset, order=1, mode="nearest"))
+
+
+def _detail(grey: Floats) -> Floats:
+    """Fine structure alone: differences from the surroundings over their local spread.
+
+    Differences over spread undo contrast and (locally) gamma; the layout that all knees share is
+    too coarse to be left.
+    """
+    fine = gaussian_filter(grey, 1) - gaussian_filter(grey, 2)
+    spread = np.sqrt(gaussian_filter(fine**2, 2))
+    return np.asarray(fine / (spread + 2))  # 2 grey levels: an empty background stays quiet
