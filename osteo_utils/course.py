@@ -8,7 +8,6 @@ import hashlib
 import json
 import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,13 +26,21 @@ from osteo_utils.corpus import (
 )
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.profiles import Profile, get_profile, recipe
+from osteo_utils.runs import (
+    Run,
+    RunError,
+    installed_versions,
+    is_complete,
+    probabilities,
+    read_run,
+    run_folder,
+)
 from osteo_utils.splits import (
     SplitError,
     film_changes,
     make_split,
     read_split,
     split_changes,
-    split_hash,
     write_split,
 )
 from osteo_utils.store import locked, replace_file
@@ -41,7 +48,6 @@ from osteo_utils.store import locked, replace_file
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from osteo_utils.runs import Run
     from osteo_utils.training import Arrays
 
 DRIVE = Path("/content/drive")  # where Colab mounts Google Drive
@@ -139,13 +145,8 @@ def _circumstances() -> str:
 
 def installed(packages: "Sequence[str]") -> str:
     """The version of each package, or that it is not installed, in one line."""
-    found = []
-    for name in packages:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            found.append(f"{name} not installed")
-    return ", ".join(found)
+    found = installed_versions(packages)
+    return ", ".join(f"{name} {found.get(name, 'not installed')}" for name in packages)
 
 
 def listed(course: Course) -> pd.DataFrame:
@@ -246,14 +247,17 @@ def arrays(course: Course, image_size: int | None = None) -> "dict[str, Arrays]"
     return load_parts(course.root, split(course), size, course.folder / "cache")
 
 
-def train_model(course: Course, model: str, seed: int | None = None) -> "Run":
-    """Train a model in this profile, or return the run if it is already whole."""
+def train_model(course: Course, model: str, seed: int | None = None) -> Run:
+    """Train a model in this profile, or return the run if it is already whole.
+
+    A whole run of another network, of other films or settings is trained again where the profile
+    is cheap enough, in a line that says what changed, and refused (`RunError`) where it is not.
+    """
     return _train(course, model, [course.seed if seed is None else seed])[0]
 
 
-def _train(course: Course, model: str, seeds: "Sequence[int]") -> "list[Run]":
+def _train(course: Course, model: str, seeds: "Sequence[int]") -> list[Run]:
     from osteo_utils.models import get_architecture
-    from osteo_utils.runs import run_folder
     from osteo_utils.training import train
 
     settings, parts, name = course.recipe(model), split(course), corpus_name(course.corpus)
@@ -263,23 +267,25 @@ def _train(course: Course, model: str, seeds: "Sequence[int]") -> "list[Run]":
     images = arrays(course, settings.image_size)
     folders = [run_folder(course.runs, name, course.profile.name, model, seed) for seed in seeds]
     return [
-        train(model, images, parts, settings, seed, folder, corpus=name)
+        train(model, images, parts, settings, seed, folder, name, (), settings.replaces_stale)
         for seed, folder in zip(seeds, folders, strict=True)
     ]
 
 
-def trained(course: Course, model: str, seed: int | None = None) -> "Run":
-    """The run that a model's own chapter made; an announced smoke-size stand-in if absent."""
-    from osteo_utils.runs import is_complete, read_run, run_folder
+def trained(course: Course, model: str, seed: int | None = None) -> Run:
+    """The run that a model's own chapter made; an announced smoke-size stand-in if absent.
 
+    A run of another network, of other films or settings counts as absent where the profile would
+    train it again, and is refused (`RunError`) where it would not.
+    """
     seed = course.seed if seed is None else seed
-    folder = run_folder(course.runs, corpus_name(course.corpus), course.profile.name, model, seed)
-    if is_complete(folder):
-        return read_run(folder, split_hash(split(course)))
+    if (run := _fitting_run(course, model, seed)) is not None:
+        return run
     if course.profile.name == "smoke":
         return train_model(course, model, seed)
     print(
-        f"No finished run in {folder}: a smoke-size {model} is trained instead; scores mean little."
+        f"No finished run of {model} as it is now in {course.folder}: a smoke-size one is trained "
+        "instead; scores mean little."
     )
     small = open_course("smoke", course.corpus, course.seed, course.runs)
     return train_model(small, model, seed)
@@ -308,14 +314,30 @@ def with_runs(
 
 
 def _has_runs(course: Course, model: str, every_seed: bool) -> bool:
-    from osteo_utils.runs import is_complete, run_folder
-
-    place = (course.runs, corpus_name(course.corpus), course.profile.name, model)
     seeds = course.recipe(model).seeds if every_seed else (course.seed,)
-    return all(is_complete(run_folder(*place, seed)) for seed in seeds)
+    return all(_fitting_run(course, model, seed) is not None for seed in seeds)
 
 
-def train_seeds(course: Course, model: str) -> "list[Run]":
+def _fitting_run(course: Course, model: str, seed: int) -> Run | None:
+    """The finished run, unless it no longer fits and the profile would train it again."""
+    from osteo_utils.training import differences, settings_of
+
+    profile, name = course.recipe(model), corpus_name(course.corpus)
+    folder = run_folder(course.runs, name, course.profile.name, model, seed)
+    if not is_complete(folder):
+        return None
+    run = read_run(folder)
+    expected = settings_of(model, split(course), profile, seed, folder, name)
+    changed = differences(run.info, expected)
+    if changed and not profile.replaces_stale:
+        raise RunError(
+            f"{folder}: holds a training on other data or settings ({changed}); "
+            "delete that folder and train anew"
+        )
+    return None if changed else run
+
+
+def train_seeds(course: Course, model: str) -> list[Run]:
     """The finished run of a model for every seed of the profile, trained where there is none."""
     return _train(course, model, course.recipe(model).seeds)
 
@@ -344,7 +366,6 @@ def reference_scores(course: Course) -> dict[str, float]:
 
 def _best_baseline(predictions: pd.DataFrame) -> float:
     from osteo_utils.evaluate import scores
-    from osteo_utils.runs import probabilities
 
     reached = {
         key: scores(rows["label"], probabilities(rows))["balanced_accuracy"]

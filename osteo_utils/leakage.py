@@ -21,6 +21,7 @@ from scipy.stats import t as student
 
 from osteo_utils.evaluate import SMALLEST, balanced_accuracy
 from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.models import seeded
 from osteo_utils.splits import PARTS, make_split
 from osteo_utils.store import replace_file
 
@@ -123,8 +124,8 @@ def fit(
 
 
 def _start_again(model: keras.Model, seed: int) -> None:
-    keras.utils.set_random_seed(seed)
-    model.set_weights(keras.models.clone_model(model).get_weights())
+    with seeded(seed):
+        model.set_weights(keras.models.clone_model(model).get_weights())
     for variable in model.optimizer.variables:
         if "learning_rate" not in variable.path:
             variable.assign(np.zeros(variable.shape, variable.dtype))

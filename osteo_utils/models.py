@@ -7,6 +7,7 @@ Any Keras backend will do.
 """
 
 import os
+import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ from keras import layers
 from osteo_utils.labels import CLASS_NAMES
 
 Tensor = Any  # a symbolic tensor of whichever backend Keras runs on
-Weights = Literal["imagenet"] | None
+# "unloaded" is the network that ImageNet's weights are for, before they are loaded.
+Weights = Literal["imagenet", "unloaded"] | None
 
 MOBILENET_WIDTH_FROM_SCRATCH: Final = 0.35
 _JOINT: Final = "_and_"  # instead of the + in the name of a Keras model, as TensorFlow allows
@@ -80,15 +82,16 @@ def build(
     Layers: "radiograph", augmentation (in training alone), preprocessing, backbone, one vector an
     image ("pooled", of a fusion "fused"), dropout, "logits" and "probabilities" (both float32).
     `name` is one of ARCHITECTURES, or two backbones joined by "+" (`fusion`). `seed` fixes the
-    initial weights and the augmentation. `precision` is the Keras dtype policy of the backbone.
+    initial weights and the augmentation; the caller's random numbers go on as if nothing had been
+    drawn. `precision` is the Keras dtype policy of the backbone. `weights`: None to train from
+    scratch, "imagenet", or "unloaded" for the network of "imagenet" that will get other weights.
     Apply the model by `predict`, or call it with `training=False`: Keras' augmentation layers are
     on by default.
     Raises `ValueError` for an unknown name, too small a size, or weights that cannot be had.
     """
     architecture = get_architecture(name)
     _check(architecture, image_size, weights)
-    keras.utils.set_random_seed(seed)
-    with _policy(precision):
+    with seeded(seed), _policy(precision):
         inputs = keras.Input((image_size, image_size, 1), dtype="uint8", name="radiograph")
         vector = _vector(architecture, _augment(inputs, seed), weights)
         answer = _head(vector, architecture.hidden)
@@ -96,6 +99,20 @@ def build(
     if weights is None:
         _quicken_batch_norm(model)
     return model
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let Keras draw initial weights by `seed`; the caller's `random` is put back afterwards.
+
+    Layers and initialisers take their seeds from `random` alone, on every backend.
+    """
+    before = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before)
 
 
 def get_architecture(name: str) -> Architecture:
@@ -167,8 +184,9 @@ def _check(architecture: Architecture, image_size: int, weights: Weights) -> Non
         raise ValueError(
             f"{name}: expected images of {architecture.min_size} px or more, found {image_size}"
         )
-    if weights not in (None, "imagenet"):
-        raise ValueError(f"{name}: expected weights None or 'imagenet', found {weights!r}")
+    if weights not in (None, "imagenet", "unloaded"):
+        expected = "None, 'imagenet' or 'unloaded'"
+        raise ValueError(f"{name}: expected weights {expected}, found {weights!r}")
     if weights and not architecture.pretrained:
         raise ValueError(f"{name}: has no ImageNet weights; build it with weights=None")
 
@@ -301,7 +319,7 @@ def _alexnet_summary(maps: Tensor) -> Tensor:
 def _mobilenet_v2(x: Tensor, weights: Weights) -> Tensor:
     """Full width for transfer; from scratch a width that hundreds of images can still fill."""
     alpha = 1.0 if weights else MOBILENET_WIDTH_FROM_SCRATCH
-    options = {"alpha": alpha, "include_top": False, "weights": weights}
+    options = {"alpha": alpha, "include_top": False, "weights": _file(weights)}
     with warnings.catch_warnings():  # it takes the weights for 224 px at any size, as wanted
         warnings.filterwarnings("ignore", ".*input_shape. is undefined")
         return keras.applications.MobileNetV2(input_tensor=x, **options).output
@@ -312,7 +330,7 @@ def _vgg(class_name: str) -> Callable[[Tensor, Weights], Tensor]:
 
     def backbone(x: Tensor, weights: Weights) -> Tensor:
         application = getattr(keras.applications, class_name)
-        model = application(input_tensor=x, include_top=False, weights=weights)
+        model = application(input_tensor=x, include_top=False, weights=_file(weights))
         if weights is None:
             _centred_start(model)
         return model.output
@@ -346,9 +364,14 @@ def _application(class_name: str) -> Callable[[Tensor, Weights], Tensor]:
 
     def backbone(x: Tensor, weights: Weights) -> Tensor:
         application = getattr(keras.applications, class_name)
-        return application(input_tensor=x, include_top=False, weights=weights).output
+        return application(input_tensor=x, include_top=False, weights=_file(weights)).output
 
     return backbone
+
+
+def _file(weights: Weights) -> Weights:
+    """What `keras.applications` is to load."""
+    return None if weights == "unloaded" else weights
 
 
 @contextmanager

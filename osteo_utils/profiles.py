@@ -19,12 +19,16 @@ class Profile:
     weights: Literal["imagenet", "members"] | None  # members: a fusion starts from their runs
     precision: Literal["float32", "mixed_bfloat16"]
     head_epochs: int = 40  # of the first stage of transfer, on cached features
+    replaces_stale: bool = True  # a finished run that no longer fits is trained again unasked
 
 
 PROFILES: Final = {
     "smoke": Profile("smoke", 24, 96, 64, 2, 16, (0,), 50, None, "float32"),
     "quick": Profile("quick", 640, 256, 96, 8, 16, (0, 1, 2), 1000, None, "float32"),
-    "full": Profile("full", 1000, 512, 224, 30, 32, (0, 1, 2), 2000, "imagenet", "mixed_bfloat16"),
+    "full": Profile(
+        *("full", 1000, 512, 224, 30, 32, (0, 1, 2), 2000, "imagenet", "mixed_bfloat16"),
+        replaces_stale=False,  # hours of a GPU
+    ),
 }
 
 

@@ -8,7 +8,11 @@ whole.
 import hashlib
 import json
 import re
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +25,14 @@ from osteo_utils.store import replace_file
 
 PROBABILITY_COLUMNS: Final = tuple(f"p_{name.lower()}" for name in CLASS_NAMES)
 PREDICTION_COLUMNS: Final = ("path", "group", "part", "label", *PROBABILITY_COLUMNS)
-_INFO_KEYS: Final = ("class_names", "model", "image_size", "seed", "split_hash", "preprocessing")
+_INFO_KINDS: Final[dict[str, type]] = {
+    "class_names": list,
+    "model": str,
+    "image_size": int,
+    "seed": int,
+    "split_hash": str,
+    "preprocessing": str,
+}
 
 
 class RunError(ValueError):
@@ -64,6 +75,24 @@ def find_runs(runs: Path, corpus: str, profile: str) -> list[Path]:
     return sorted((file.parent for file in found), key=lambda f: (f.parent.name, _seed_of(f)))
 
 
+def run_digest(folder: Path) -> str:
+    """Sixteen hexadecimal digits that stand for this training and no other; `RunError` if none."""
+    if not is_complete(folder):
+        raise _unfinished(folder)
+    return hashlib.sha256((Path(folder) / "run.json").read_bytes()).hexdigest()[:16]
+
+
+def installed_versions(packages: Sequence[str]) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
 def write_run(
     folder: Path,
     info: dict[str, Any],
@@ -71,14 +100,22 @@ def write_run(
     predictions: pd.DataFrame,
     metrics: dict[str, Any],
     history: pd.DataFrame,
+    extra: Callable[[Path], None] | None = None,
 ) -> Run:
-    """Write every file of the run, `run.json` last, and read it back with all checks."""
+    """Write every file of the run, `run.json` last, and read it back with all checks.
+
+    `extra` writes further files into the folder. An old run there ends first: between two
+    trainings the folder is unfinished, never a mixture.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").unlink(missing_ok=True)
     replace_file(folder / "model.keras", lambda part: model.save(part))
     replace_file(folder / "history.csv", lambda part: history.to_csv(part, index=False))
     replace_file(folder / "predictions.csv", lambda part: predictions.to_csv(part, index=False))
     write_json(folder / "metrics.json", metrics)
+    if extra is not None:
+        extra(folder)
     write_json(folder / "run.json", info)
     return read_run(folder)
 
@@ -91,9 +128,7 @@ def read_run(folder: Path, split_hash: str | None = None) -> Run:
     """
     folder = Path(folder)
     if not is_complete(folder):
-        raise RunError(
-            f"{folder}: expected a finished run with run.json, found none; train it first"
-        )
+        raise _unfinished(folder)
     info = _read_info(folder / "run.json")
     if split_hash is not None and info["split_hash"] != split_hash:
         raise RunError(
@@ -101,21 +136,71 @@ def read_run(folder: Path, split_hash: str | None = None) -> Run:
             f"{str(info['split_hash'])[:12]}; delete the folder and train again, or use its split"
         )
     predictions = _read_predictions(folder / "predictions.csv")
-    metrics = _read_json(folder / "metrics.json")
+    metrics = _read_metrics(folder / "metrics.json")
     return Run(folder, info, predictions, metrics, _read_table(folder / "history.csv"))
 
 
 def load_model(run: Run) -> Any:  # noqa: ANN401
-    """The trained Keras model of a run: uint8 grey in, probabilities out, float32."""
-    import keras  # here alone, so that reading results needs no network library
+    """The trained Keras model of a run: uint8 grey in, probabilities out, float32.
 
+    A network of the registry is built here, and only numbers are read from the file. Any other is
+    read from the file, layers and all, in Keras' safe mode, with a line on stderr: open such runs
+    only from people you trust. Raises `RunError` if it is damaged, or its images or answers are
+    not those of the course.
+    """
     file = run.folder / "model.keras"
     try:
-        return keras.models.load_model(file, compile=False)
-    except (OSError, ValueError) as error:
+        return _built_by_name(run, file) or _foreign(run, file)
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        if isinstance(error, RunError):
+            raise
         raise RunError(
             f"{file}: expected a saved Keras model, found: {error}; train again"
         ) from error
+
+
+def _built_by_name(run: Run, file: Path) -> Any:  # noqa: ANN401
+    """The network that the registry builds under this name, if it is the one that was trained."""
+    from osteo_utils.fingerprint import network_digests
+    from osteo_utils.models import build
+
+    if not isinstance(known := run.info.get("network"), dict):
+        return None
+    weights: Any = "unloaded" if run.info.get("weights") == "imagenet" else None
+    try:
+        model = build(run.info["model"], run.info["image_size"], weights, run.info["seed"])
+    except ValueError:  # no network of this name or size any more
+        return None
+    if network_digests(model) != known:
+        return None
+    model.load_weights(file)
+    return model
+
+
+def _foreign(run: Run, file: Path) -> Any:  # noqa: ANN401
+    """A network as its file describes it, tried on one grey film."""
+    import keras  # here alone, so that reading results needs no network library
+
+    model = keras.models.load_model(file, compile=False, safe_mode=True)
+    print(
+        f"{file}: no network of this course as it is now, so its layers come from the file; "
+        "open only runs that you trained or whose maker you trust.",
+        file=sys.stderr,
+    )
+    size, classes = run.info["image_size"], len(CLASS_NAMES)
+    shapes, wanted = [model.input_shape, model.output_shape], [(size, size, 1), (classes,)]
+    if [tuple(shape[1:]) if isinstance(shape, tuple) else shape for shape in shapes] != wanted:
+        raise RunError(
+            f"{file}: expected films of {size} x {size} x 1 in and {classes} probabilities out, "
+            f"found the shapes {shapes[0]} and {shapes[1]}; train again"
+        )
+    answer = np.asarray(model.predict_on_batch(np.full((1, size, size, 1), 128, np.uint8)))
+    if not (np.isclose(answer.sum(), 1, atol=1e-3) and (answer >= 0).all()):
+        raise RunError(
+            f"{file}: expected probabilities that sum to 1, found {answer[0].tolist()} for a grey "
+            "film; end the network in a softmax and train again"
+        )
+    return model
 
 
 def probabilities(predictions: pd.DataFrame) -> npt.NDArray[np.float64]:
@@ -129,17 +214,47 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
     replace_file(file, lambda part: part.write_text(text, encoding="utf-8"))
 
 
+def _unfinished(folder: Path) -> RunError:
+    return RunError(f"{folder}: expected a finished run with run.json, found none; train it first")
+
+
 def _read_info(file: Path) -> dict[str, Any]:
     info = _read_json(file)
-    missing = [key for key in _INFO_KEYS if key not in info]
-    if missing:
-        raise RunError(f"{file}: expected the keys {', '.join(_INFO_KEYS)}, missing {missing}")
-    if tuple(info["class_names"]) != CLASS_NAMES:
+    if missing := [key for key in _INFO_KINDS if key not in info]:
+        raise RunError(f"{file}: expected the keys {', '.join(_INFO_KINDS)}, missing {missing}")
+    for key, kind in _INFO_KINDS.items():
+        if type(info[key]) is not kind:  # True is no int here
+            raise RunError(
+                f"{file}: expected {key} to be of type {kind.__name__}, found {info[key]!r}; "
+                "delete the run and train again"
+            )
+    if info["class_names"] != list(CLASS_NAMES):
         raise RunError(
             f"{file}: expected the class order {list(CLASS_NAMES)}, found {info['class_names']}; "
             "this run cannot be mixed with others: train it again"
         )
     return info
+
+
+def _read_metrics(file: Path) -> dict[str, Any]:
+    """Part -> score -> value, low, high; what could not be measured is null in the file."""
+    metrics = _read_json(file)
+    for part, scores in metrics.items():
+        found = scores.values() if isinstance(scores, dict) else [scores]
+        if not all(map(_is_score, found)):
+            raise RunError(
+                f"{file}: expected for the {part} part the numbers of each score, "
+                f"found {scores!r:.200}; delete the run and train again"
+            )
+    return metrics
+
+
+def _is_score(found: object) -> bool:
+    return isinstance(found, dict) and bool(found) and all(map(_is_number, found.values()))
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -156,9 +271,11 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _read_table(file: Path) -> pd.DataFrame:
+def _read_table(file: Path, names_of_missing: bool = True) -> pd.DataFrame:
+    """A table as text and numbers; "NA" and the like are missing values, or plain text."""
+    text = {"path": str, "group": str, "part": str}
     try:
-        return pd.read_csv(file, dtype={"path": str, "group": str, "part": str})
+        return pd.read_csv(file, dtype=text, keep_default_na=names_of_missing)
     except FileNotFoundError:
         raise RunError(f"{file}: expected this file in a finished run, found none") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -166,7 +283,7 @@ def _read_table(file: Path) -> pd.DataFrame:
 
 
 def _read_predictions(file: Path) -> pd.DataFrame:
-    table = _read_table(file)
+    table = _read_table(file, names_of_missing=False)
     missing = [name for name in PREDICTION_COLUMNS if name not in table.columns]
     if missing:
         raise RunError(

@@ -8,16 +8,25 @@ Fixed by the seed: initial weights, dropout, augmentation and, by seed and epoch
 images, so a resumed training sees what an unkilled one would. Not fixed: the last digits, since
 sums on many threads and on GPUs are not always added in one order; and other machines, precisions
 and library versions, which give other, equally good, models.
+
+A run belongs to what decides it: the network as built, the optimizer, the split, its films, the
+profile. All of it stands in `run.json` and is held against what is asked now. Where it was trained
+stands there, too, and decides nothing: device, versions, and the precision that the hardware
+allowed. So a run folder may travel, and one that asked for bfloat16 is the same run on a processor
+that has only float32.
 """
 
+import functools
 import hashlib
 import json
 import shutil
+import subprocess
 import time
+import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,9 +36,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from osteo_utils.evaluate import bootstrap
+from osteo_utils.fingerprint import network_digests, plain
 from osteo_utils.images import load_arrays
 from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.models import Architecture, build, get_architecture
+from osteo_utils.models import Architecture, Weights, build, get_architecture
 from osteo_utils.novelty import fit_novelty
 from osteo_utils.profiles import Profile
 from osteo_utils.progress import progress, watched
@@ -37,14 +47,16 @@ from osteo_utils.runs import (
     PROBABILITY_COLUMNS,
     Run,
     RunError,
+    installed_versions,
     is_complete,
     probabilities,
     read_run,
+    run_digest,
     write_json,
     write_run,
 )
 from osteo_utils.splits import PARTS, split_hash
-from osteo_utils.store import replace_file
+from osteo_utils.store import locked, replace_file, rows_digest
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 Features = dict[str, npt.NDArray[np.float32]]
@@ -54,7 +66,11 @@ _WEIGHT_DECAY: Final = 1e-4
 _HEAD_RATE: Final = 1e-3
 _FINE_TUNING_RATE: Final = 5e-5
 _HEAD_BATCH: Final = 32
-_PACKAGES: Final = ("keras", "tensorflow", "numpy", "pandas", "scikit-learn")
+_BFLOAT16_FROM: Final = 8.0  # compute capability of the first NVIDIA GPUs with bfloat16 units
+_PACKAGES: Final = ("keras", "tensorflow", "jax", "torch", "numpy", "pandas", "scikit-learn")
+_NOMINAL_STEPS: Final = 1000  # at which an optimizer is described, whatever the data
+_TOLD: Final = 4  # differences that are named in one line
+_METHOD_VERSION: Final = 1  # raise it when the same settings give another training
 
 
 def load_parts(
@@ -82,53 +98,67 @@ def train(
     folder: Path,
     corpus: str = "simulated",
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    replace_stale: bool = False,
 ) -> Run:
     """The run of `name` on `parts` in `folder`: read if whole, resumed if begun, else trained.
 
     Trains on the train part for `profile.epochs` (with ImageNet weights after
     `profile.head_epochs` of the head alone), keeps the epoch of lowest validation loss, and
     predicts validation and test once, at the end; no choice ever looks at the test part.
-    Raises `RunError` if `folder` holds work on another split or with other settings.
+    Others who want the same run meanwhile wait for it and get it.
+    Raises `RunError` if the training diverges, or if `folder` holds work of another network, on
+    another split or with other settings; `replace_stale` trains again instead and says why. An old
+    run stays until the new one is whole.
     """
     folder = Path(folder)
     _check_parts(parts, split, profile.image_size, folder)
-    settings = _settings(name, split, profile, seed, corpus)
-    profile = replace(profile, weights=settings["weights"])
-    if is_complete(folder):
-        run = read_run(folder)
-        _check_settings(run.info, settings, folder)
+    with locked(folder):
+        settings = settings_of(name, split, profile, seed, folder, corpus)
+        profile, progress = replace(profile, weights=settings["weights"]), folder / "progress"
+        if is_complete(folder):
+            run = read_run(folder)
+            if _still_fits(run.info, settings, folder, replace_stale):
+                shutil.rmtree(progress, ignore_errors=True)  # of one killed while it tidied up
+                return run
+        _begin(progress, settings, replace_stale)
+        model = _new_model(name, profile, seed, precision(profile))
+        if profile.weights == "members":
+            _take_members(model, folder, settings)
+        history = _fit(model, parts, profile, settings, progress, callbacks)
+        best = _best_model(name, profile, seed, progress)
+        predictions = _predict(best, parts, split, profile.batch_size)
+        info = settings | _circumstances(profile, history)
+        metrics = _metrics(predictions, profile.resamples, seed)
+        novelty = fit_novelty(parts["train"][0], parts["validation"][0])
+        run = write_run(folder, info, best, predictions, metrics, history, novelty.save)
+        shutil.rmtree(progress)
         return run
-    progress = _begin(folder / "progress", settings)
-    model = _new_model(name, profile, seed, precision(profile))
-    if profile.weights == "members":
-        _take_members(model, folder, settings)
-    history = _fit(model, parts, profile, settings, progress, callbacks)
-    best = _best_model(name, profile, seed, progress)
-    predictions = _predict(best, parts, split, profile.batch_size)
-    info = settings | _circumstances(best, profile, history)
-    metrics = _metrics(predictions, profile.resamples, seed)
-    fit_novelty(parts["train"][0], parts["validation"][0]).save(folder)
-    run = write_run(folder, info, best, predictions, metrics, history)
-    shutil.rmtree(progress)
-    return run
 
 
 def _best_model(name: str, profile: Profile, seed: int, progress: Path) -> keras.Model:
     """The model of the best epoch, in float32 whatever it was trained in."""
     file = _state(progress)["best"]
     if file is None:
-        raise RunError(
-            f"{progress.parent}: expected a validation loss that is a number in some epoch, found "
-            f"none; the training of {name} diverged: lower its learning rate and delete the folder"
-        )
-    model = _new_model(name, profile, seed)
+        raise _diverged(name, progress)
+    model = build(name, profile.image_size, _unloaded(profile), seed)
     model.load_weights(progress / file)
     return model
 
 
-def _new_model(name: str, profile: Profile, seed: int, precision: str = "float32") -> keras.Model:
-    pretrained = profile.weights if profile.weights == "imagenet" else None
+def _diverged(name: str, progress: Path) -> RunError:
+    return RunError(
+        f"{progress.parent}: expected a validation loss that is a number in some epoch, found "
+        f"none; the training of {name} diverged: lower its learning rate and delete the folder"
+    )
+
+
+def _new_model(name: str, profile: Profile, seed: int, precision: str) -> keras.Model:
+    pretrained: Weights = "imagenet" if profile.weights == "imagenet" else None
     return build(name, profile.image_size, pretrained, seed, precision)
+
+
+def _unloaded(profile: Profile) -> Weights:
+    return "unloaded" if profile.weights == "imagenet" else None
 
 
 def _take_members(model: keras.Model, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -138,7 +168,7 @@ def _take_members(model: keras.Model, folder: Path, settings: Mapping[str, Any])
     """
     joined = model.get_layer("fused").input
     for member, vector in zip(get_architecture(settings["model"]).members, joined, strict=True):
-        run = read_run(folder.parent.parent / member / folder.name, settings["split_hash"])
+        run = read_run(_run_of_member(folder, member), settings["split_hash"])
         trained = run.model()
         below = keras.Model(trained.input, trained.get_layer("dropout").input)
         keras.Model(model.input, vector).set_weights(below.get_weights())
@@ -147,7 +177,14 @@ def _take_members(model: keras.Model, folder: Path, settings: Mapping[str, Any])
 def precision(profile: Profile) -> str:
     """The dtype policy to train in: that of the profile where the hardware is quick at it."""
     wanted: str = profile.precision
-    return wanted if wanted == "float32" or _gpus() or "avx512_bf16" in _cpu_flags() else "float32"
+    return wanted if wanted == "float32" or _has_bfloat16() else "float32"
+
+
+def _has_bfloat16() -> bool:
+    if not _gpus():
+        return "avx512_bf16" in _cpu_flags()
+    capabilities = _compute_capabilities()
+    return bool(capabilities) and min(capabilities) >= _BFLOAT16_FROM
 
 
 def _cpu_flags() -> set[str]:
@@ -157,7 +194,20 @@ def _cpu_flags() -> set[str]:
 
 
 def _gpus() -> list[str]:
-    return list(keras.distribution.list_devices("gpu"))
+    try:
+        return list(keras.distribution.list_devices("gpu"))
+    except RuntimeError:  # JAX where there is none
+        return []
+
+
+def _compute_capabilities() -> list[float]:
+    """Of each NVIDIA GPU, by its driver, whichever backend uses it; none where that cannot say."""
+    ask = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=30).stdout
+        return [float(line) for line in told.split()]
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return []
 
 
 def _check_parts(parts: Mapping[str, Arrays], split: pd.DataFrame, size: int, folder: Path) -> None:
@@ -172,49 +222,124 @@ def _check_parts(parts: Mapping[str, Arrays], split: pd.DataFrame, size: int, fo
             )
 
 
-def _settings(
-    name: str, split: pd.DataFrame, profile: Profile, seed: int, corpus: str
+def settings_of(
+    name: str, split: pd.DataFrame, profile: Profile, seed: int, folder: Path, corpus: str
 ) -> dict[str, Any]:
-    """Everything that decides what a training is; two trainings that differ here never mix."""
+    """Everything that decides what a training is; two trainings that differ here never mix.
+
+    The keys stand in `run.json`. `RunError` if a fusion is to start from runs that are not there.
+    """
+    films = split.attrs.get("films") or rows_digest(split, ("path", "sha256"))
+    settings = method_of(name, profile) | {
+        "seed": seed,
+        "split_hash": split_hash(split),
+        "films": films,
+        "corpus": corpus,
+    }
+    if settings["weights"] == "members":
+        members = get_architecture(name).members
+        settings["members"] = {m: run_digest(_run_of_member(folder, m)) for m in members}
+    return settings
+
+
+def method_of(name: str, profile: Profile) -> dict[str, Any]:
+    """The part of `settings_of` that code and profile decide, whatever the data."""
     architecture = get_architecture(name)
     from_members = profile.weights == "members" and architecture.members
     transfer = from_members or (profile.weights == "imagenet" and architecture.pretrained)
+    weights = profile.weights if transfer else None
+    unloaded: Weights = "unloaded" if weights == "imagenet" else None
+    rate = _FINE_TUNING_RATE if transfer else architecture.learning_rate
+    members = tuple(get_architecture(member) for member in architecture.members)
+    digests, parameters = _network(architecture, members, profile.image_size, unloaded)
+    moved = [each.fine_tuned_from for each in members or (architecture,)]
     return {
         "class_names": list(CLASS_NAMES),
         "model": name,
         "preprocessing": architecture.preprocessing,
         "image_size": profile.image_size,
-        "seed": seed,
-        "split_hash": split_hash(split),
-        "corpus": corpus,
         "profile": profile.name,
-        "weights": profile.weights if transfer else None,
+        "weights": weights,
         "epochs": profile.epochs,
         "head_epochs": profile.head_epochs if transfer else 0,
         "batch_size": profile.batch_size,
-        "learning_rate": _FINE_TUNING_RATE if transfer else architecture.learning_rate,
+        "learning_rate": rate,
+        "precision_asked": profile.precision,
+        "resamples": profile.resamples,
+        "network": digests,
+        "parameters": parameters,
+        "optimizer": _described(_optimizer(rate, _NOMINAL_STEPS)),
+        "head_optimizer": _described(_head_optimizer()) if transfer else None,
+        "fine_tuned_from": moved if transfer else None,
+        "class_weights": "balanced",
+        "method": _METHOD_VERSION,
     }
 
 
-def _check_settings(found: Mapping[str, Any], expected: Mapping[str, Any], folder: Path) -> None:
-    differing = [key for key, value in expected.items() if found.get(key) != value]
-    if differing:
-        table = "; ".join(f"{k}: expected {expected[k]}, found {found.get(k)}" for k in differing)
+@functools.cache
+def _network(
+    architecture: Architecture, members: tuple[Architecture, ...], size: int, weights: Weights
+) -> tuple[dict[str, str], int]:
+    """Digests and parameters of a network as built now, once a process for each definition."""
+    model = build(architecture.name, size, weights)
+    return network_digests(model), model.count_params()
+
+
+def _described(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
+    return {type(optimizer).__name__: plain(optimizer.get_config())}
+
+
+def _run_of_member(folder: Path, member: str) -> Path:
+    return folder.parent.parent / member / folder.name
+
+
+def _still_fits(
+    found: Mapping[str, Any], expected: Mapping[str, Any], folder: Path, replace_stale: bool
+) -> bool:
+    """Whether work in the folder has these settings; if not, an error, or a line that says so."""
+    if not (changed := differences(found, expected)):
+        return True
+    if not replace_stale:
         raise RunError(
-            f"{folder}: holds a training on other data or settings ({table}); "
+            f"{folder}: holds a training on other data or settings ({changed}); "
             "delete that folder to train anew, or choose another one"
         )
+    print(f"{expected['model']}, seed {expected['seed']}: trained again, since {changed}.")
+    return False
 
 
-def _begin(progress: Path, settings: dict[str, Any]) -> Path:
+def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """How the settings of a run differ from those expected, in one line; "" if they do not."""
+    old, new = _flat(found), _flat(expected)
+    old = {key: value for key, value in old.items() if key.partition(".")[0] in expected}
+    changed = [key for key in new | old if old.get(key) != new.get(key)]
+    told = [f"{k}: expected {_brief(new.get(k))}, found {_brief(old.get(k))}" for k in changed]
+    return "; ".join(told[:_TOLD] + [f"and {len(told) - _TOLD} more"] * (len(told) > _TOLD))
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+def _brief(value: Any) -> Any:  # noqa: ANN401
+    return value[:12] if isinstance(value, str) else value
+
+
+def _begin(progress: Path, settings: dict[str, Any], replace_stale: bool) -> None:
     """Claim the folder for these settings, or check that it was claimed for the same."""
     file = progress / "settings.json"
     if file.exists():
-        _check_settings(json.loads(file.read_text(encoding="utf-8")), settings, progress.parent)
-    else:
-        progress.mkdir(parents=True, exist_ok=True)
-        write_json(file, settings)
-    return progress
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if _still_fits(found, settings, progress.parent, replace_stale):
+            return
+        shutil.rmtree(progress)
+    progress.mkdir(parents=True, exist_ok=True)
+    write_json(file, settings)
 
 
 def _state(progress: Path) -> dict[str, Any]:
@@ -264,19 +389,21 @@ def _train_head(
     state = _state(progress)
     if state["head"] is None:
         head, features = head_of(model), _cached_features(model, parts, settings, progress)
-        optimizer = keras.optimizers.Adam(_HEAD_RATE)
-        head.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-        best = _Best()
+        labels = parts["train"][1]
+        batches = _Batches(features["train"], labels, _HEAD_BATCH, settings["seed"])
+        head.compile(_head_optimizer(), "sparse_categorical_crossentropy", metrics=["accuracy"])
+        best = _Best(batches)
         fitted = head.fit(
-            features["train"],
-            parts["train"][1],
-            _HEAD_BATCH,
-            settings["head_epochs"],
+            batches,
+            epochs=settings["head_epochs"],
             validation_data=(features["validation"], parts["validation"][1]),
-            class_weight=_class_weights(parts["train"][1]),
+            class_weight=_class_weights(labels),
+            shuffle=False,
             callbacks=[best, _Bar(settings, "head")],
             verbose=0,
         )
+        if best.weights is None:
+            raise _diverged(settings["model"], progress)
         head.set_weights(best.weights)
         file = "head.weights.h5"
         model.save_weights(progress / file)
@@ -316,25 +443,36 @@ def _cached_features(
 ) -> Features:
     """Features of train and validation, shared by all seeds: the frozen backbone has none."""
     file = progress.parent.parent / "features.npz"
-    key = " ".join(str(settings[k]) for k in ("split_hash", "image_size", "weights"))
-    key = f"{key} {_fingerprint(model)}"
-    if file.exists():
-        with np.load(file, allow_pickle=False) as stored:
-            if str(stored["key"]) == key:
-                return {part: stored[part] for part in PARTS[:2]}
+    made_of = [settings[key] for key in ("split_hash", "films", "image_size", "weights")]
+    made_of += [settings["network"]["backbone"], _weights_digest(model)]
+    key = " ".join(map(str, made_of))
+    if (kept := _read_features(file, key)) is not None:
+        return kept
     features = {part: features_of(model, parts[part][0]) for part in PARTS[:2]}
     arrays: dict[str, Any] = {"key": np.array(key), **features}
     replace_file(file, lambda part: np.savez(part, **arrays))
     return features
 
 
-def _fingerprint(model: keras.Model) -> str:
+def _read_features(file: Path, key: str) -> Features | None:
+    """The features in the file if they were made of the same; None if not, or if it is damaged."""
+    if not file.exists():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            return {p: stored[p] for p in PARTS[:2]} if str(stored["key"]) == key else None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        warnings.warn(f"{file}: damaged ({error}); the features are computed again", stacklevel=2)
+        return None
+
+
+def _weights_digest(model: keras.Model) -> str:
     """A hash of the weights below the head."""
-    digest = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for layer in model.layers[: model.layers.index(model.get_layer("dropout"))]:
         for weight in layer.get_weights():
-            digest.update(np.ascontiguousarray(weight).tobytes())
-    return digest.hexdigest()[:16]
+            sha256.update(np.ascontiguousarray(weight).tobytes())
+    return sha256.hexdigest()[:16]
 
 
 def freeze(model: keras.Model, architecture: Architecture) -> None:
@@ -363,6 +501,13 @@ def _upper_layers(model: keras.Model, architecture: Architecture) -> list[keras.
 
 
 def _compile(model: keras.Model, learning_rate: float, steps: int) -> None:
+    optimizer = _optimizer(learning_rate, steps)
+    # Variables of the optimizer must exist before a checkpoint can be loaded into them.
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+
+
+def _optimizer(learning_rate: float, steps: int) -> keras.optimizers.Optimizer:
     """AdamW with linear warm-up and cosine decay to zero (Loshchilov & Hutter 2017, 2019)."""
     warm_up = max(1, round(_WARM_UP * steps))
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -371,10 +516,11 @@ def _compile(model: keras.Model, learning_rate: float, steps: int) -> None:
         warmup_target=learning_rate,
         warmup_steps=warm_up,
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=_WEIGHT_DECAY)
-    # Variables of the optimizer must exist before a checkpoint can be loaded into them.
-    optimizer.build(model.trainable_variables)
-    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return keras.optimizers.AdamW(schedule, weight_decay=_WEIGHT_DECAY)
+
+
+def _head_optimizer() -> keras.optimizers.Optimizer:
+    return keras.optimizers.Adam(_HEAD_RATE)
 
 
 def _class_weights(labels: npt.NDArray[np.int64]) -> dict[int, float]:
@@ -404,11 +550,15 @@ class _Bar(keras.callbacks.Callback):  # type: ignore[misc]
 class _Best(keras.callbacks.Callback):  # type: ignore[misc]
     """Keeps the weights of the epoch of lowest validation loss, and the seconds of each epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, batches: "_Batches") -> None:
         super().__init__()
-        self.least, self.seconds = np.inf, []  # type: ignore[var-annotated]
+        self.batches, self.least = batches, np.inf
+        self.seconds: list[float] = []
+        self.weights: list[npt.NDArray[np.float32]] | None = None  # none if no loss was a number
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        self.batches.start_epoch(epoch)
+        _reseed(self.model, self.batches.seed, epoch)
         self.started = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
@@ -422,7 +572,7 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __init__(
         self,
-        images: npt.NDArray[np.uint8],
+        images: npt.NDArray[np.uint8] | npt.NDArray[np.float32],
         labels: npt.NDArray[np.int64],
         batch_size: int,
         seed: int,
@@ -438,7 +588,7 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
     def __len__(self) -> int:
         return max(1, len(self.labels) // self.batch_size)
 
-    def __getitem__(self, index: int) -> Arrays:
+    def __getitem__(self, index: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         rows = self.batches[index]
         return self.images[rows], self.labels[rows]
 
@@ -467,9 +617,9 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         row["seconds"] = round(time.perf_counter() - self.started, 3)
         row["stage"] = "fine-tuning" if self.state["head"] else "scratch"
-        earlier = [r["val_loss"] for r in self.state["history"]]
+        least = np.nanmin([np.inf, *(r["val_loss"] for r in self.state["history"])])
         latest = f"epoch{number:03d}.weights.h5"
-        best = latest if row["val_loss"] < min(earlier, default=np.inf) else self.state["best"]
+        best = latest if row["val_loss"] < least else self.state["best"]
         self.model.save_weights(self.progress / latest)
         history = [*self.state["history"], row]
         self.state |= {"latest": latest, "best": best, "history": history}
@@ -518,14 +668,14 @@ def _metrics(predictions: pd.DataFrame, resamples: int, seed: int) -> dict[str, 
     return {str(part): table(rows) for part, rows in predictions.groupby("part", sort=False)}
 
 
-def _circumstances(model: keras.Model, profile: Profile, history: pd.DataFrame) -> dict[str, Any]:
+def _circumstances(profile: Profile, history: pd.DataFrame) -> dict[str, Any]:
+    """What is written down and decides nothing."""
     return {
         "precision": precision(profile),
         "device": (_gpus() or ["cpu"])[0],
-        "parameters": model.count_params(),
         "epochs_run": len(history),
         "best_epoch": int(history["epoch"].iloc[history["val_loss"].argmin()]),
         "seconds": round(float(history["seconds"].sum()), 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"backend": keras.backend.backend()} | {p: version(p) for p in _PACKAGES},
+        "versions": {"backend": keras.backend.backend()} | installed_versions(_PACKAGES),
     }

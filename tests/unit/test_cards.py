@@ -70,7 +70,8 @@ def a_run(folder, table, seed, **changes):
     info |= {"batch_size": 16, "seconds": 123.4, "device": "cpu", "parameters": 393219}
     info |= {"precision": "float32", "weights": None, "finished": "2026-01-02T03:04:05+00:00"}
     info |= {"versions": {"keras": "3.15.1"}}
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="softmax")])
+    layers = [keras.layers.Flatten(), keras.layers.Dense(3, activation="softmax")]
+    model = keras.Sequential([keras.Input((96, 96, 1)), *layers])
     history = pd.DataFrame({"epoch": [1], "loss": [1.0]})
     return write_run(folder, info | changes, model, rows, metrics, history)
 

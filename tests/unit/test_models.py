@@ -1,4 +1,5 @@
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from keras import layers
 from osteo_utils.models import (
     ARCHITECTURES,
     PREPROCESSING,
+    _vector,
     alexnet_maps,
     alexnet_vector,
     build,
@@ -233,6 +235,33 @@ def test_saved_and_loaded_without_custom_objects(models, name, tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
     x = images()
     np.testing.assert_allclose(loaded.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
+
+
+def test_building_leaves_the_random_numbers_and_the_precision_of_the_caller_alone():
+    random.seed(5)
+    np.random.seed(5)  # noqa: NPY002  (the one that libraries may still use)
+    states = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    build("custom_cnn", 32, seed=1, precision="mixed_bfloat16")
+    with pytest.raises(ValueError, match="expected images"):
+        build("vgg16", 8, seed=1, precision="mixed_bfloat16")
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states  # noqa: NPY002
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_the_initial_weights_are_those_that_keras_draws_for_the_seed():
+    model = build("custom_cnn", 32, seed=3)
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((32, 32, 1), dtype="uint8")
+    drawn = keras.Model(inputs, _vector(ARCHITECTURES["custom_cnn"], inputs, None))
+    kernels = [each.get_layer("block3_conv").get_weights()[0] for each in (model, drawn)]
+    np.testing.assert_array_equal(*kernels)
+
+
+def test_a_network_for_imagenet_weights_can_be_built_without_them(monkeypatch):
+    monkeypatch.setattr(keras.utils, "get_file", None)  # would fail if anything were fetched
+    unloaded = build("mobilenet_v2", 32, "unloaded")
+    assert unloaded.count_params() == 2_261_827  # full width, as ImageNet's weights are
+    assert "standardised" not in [layer.name for layer in unloaded.layers]
 
 
 def test_seed_fixes_the_initial_weights():

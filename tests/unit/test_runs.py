@@ -6,16 +6,25 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from osteo_utils.fingerprint import network_digests
 from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.models import build
 from osteo_utils.runs import (
     RunError,
     find_runs,
+    installed_versions,
     is_complete,
     probabilities,
     read_run,
     run_folder,
     write_run,
 )
+
+
+def network(shape, last):
+    """From uint8 films of a shape to what the last layer makes of them."""
+    films = keras.Input(shape, dtype="uint8")
+    return keras.Model(films, last(keras.layers.Flatten()(films)))
 
 
 def contents():
@@ -39,7 +48,7 @@ def contents():
         "seed": 0,
         "split_hash": "a" * 64,
     }
-    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, activation="softmax")])
+    model = network((8, 8, 1), keras.layers.Dense(3, activation="softmax"))
     history = pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5], "val_loss": [1.1, 0.9]})
     metrics = {"test": {"accuracy": {"value": 0.5, "low": 0.2, "high": 0.8}}}
     return info, model, predictions, metrics, history
@@ -121,6 +130,14 @@ def edit_info(**changes):
     return change
 
 
+def set_info(**changes):
+    def change(folder):
+        info = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps(info | changes))
+
+    return change
+
+
 def rewrite(name, text):
     return lambda folder: (folder / name).write_text(text)
 
@@ -138,6 +155,18 @@ def remove(name):
         (edit_info(seed=None), r"missing \['seed'\]"),
         (edit_info(class_names=list(CLASS_NAMES[::-1])), "class order"),
         (edit_info(split_hash="b" * 64), "on the split aaaaaaaaaaaa, found one on bbbbbbbbbbbb"),
+        (set_info(seed=None), "expected seed to be of type int, found None"),
+        (set_info(seed="abc"), "expected seed to be of type int, found 'abc'"),
+        (set_info(image_size=True), "expected image_size to be of type int, found True"),
+        (set_info(class_names=None), "expected class_names to be of type list, found None"),
+        (set_info(model=["vgg16"]), "expected model to be of type str"),
+        (
+            rewrite("metrics.json", '{"validation": []}'),
+            r"metrics\.json: expected for the valid.*\[\]",
+        ),
+        (rewrite("metrics.json", '{"test": null}'), r"metrics\.json.*found None"),
+        (rewrite("metrics.json", '{"test": {"accuracy": null}}'), r"metrics\.json.*accuracy"),
+        (rewrite("metrics.json", '{"test": {"accuracy": {"value": "1"}}}'), r"metrics\.json"),
         (remove("metrics.json"), r"metrics\.json: expected this file"),
         (remove("predictions.csv"), r"predictions\.csv: expected this file"),
         (rewrite("predictions.csv", ""), "expected a table"),
@@ -163,3 +192,80 @@ def test_a_damaged_model_is_named(folder):
     (folder / "model.keras").unlink()
     with pytest.raises(RunError, match=r"model\.keras"):
         read_run(folder).model()
+
+
+def test_a_score_that_could_not_be_measured_is_no_damage(folder):
+    score = {"value": None, "low": None, "high": None}
+    (folder / "metrics.json").write_text(json.dumps({"test": {"auc": score}}))
+    assert read_run(folder).metrics["test"]["auc"] == score
+
+
+def test_groups_are_names_whatever_they_look_like(tmp_path):
+    info, model, predictions, metrics, history = contents()
+    groups = ["NA", "null", "007", "nan", "1e3", "None"]
+    write_run(tmp_path, info, model, predictions.assign(group=groups), metrics, history)
+    assert read_run(tmp_path).predictions["group"].tolist() == groups
+
+
+def two_answers():
+    films = keras.Input((8, 8, 1), dtype="uint8")
+    vector = keras.layers.Flatten()(films)
+    return keras.Model(films, [keras.layers.Dense(3, "softmax")(vector) for _ in range(2)])
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (lambda: network((8, 8, 3), keras.layers.Dense(3, activation="softmax")), "8 x 8 x 1 in"),
+        (lambda: network((9, 9, 1), keras.layers.Dense(3, activation="softmax")), "8 x 8 x 1 in"),
+        (lambda: network((8, 8, 1), keras.layers.Dense(5, activation="softmax")), "3 probabil"),
+        (two_answers, "3 probabilities out"),
+        (lambda: network((8, 8, 1), keras.layers.Dense(3)), r"probabilities that sum to 1"),
+    ],
+    ids=["channels", "size", "classes", "outputs", "logits"],
+)
+def test_a_network_for_other_films_or_answers_is_named(tmp_path, model, told, capsys):
+    info, _, predictions, metrics, history = contents()
+    write_run(tmp_path, info, model(), predictions, metrics, history)
+    with pytest.raises(RunError, match=rf"model\.keras: expected .*{told}.*train again"):
+        read_run(tmp_path).model()
+    assert "open only runs that you trained" in capsys.readouterr().err
+
+
+def test_a_network_of_the_registry_is_built_by_name_and_only_its_numbers_are_read(
+    tmp_path, monkeypatch, capsys
+):
+    info, _, predictions, metrics, history = contents()
+    model = build("custom_cnn", 32, seed=1)
+    info |= {"image_size": 32, "weights": None, "network": network_digests(model)}
+    write_run(tmp_path, info, model, predictions, metrics, history)
+    monkeypatch.setattr(keras.models, "load_model", None)  # would fail if layers were read
+    loaded = read_run(tmp_path).model()
+    films = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1), np.uint8)
+    np.testing.assert_allclose(
+        loaded.predict_on_batch(films), model.predict_on_batch(films), atol=1e-6
+    )
+    assert capsys.readouterr().err == ""
+
+
+def test_a_network_that_the_registry_builds_otherwise_by_now_is_read_from_its_file(
+    tmp_path, capsys
+):
+    info, _, predictions, metrics, history = contents()
+    model = build("custom_cnn", 32, seed=1)
+    info |= {"image_size": 32, "network": network_digests(model) | {"head": "of old"}}
+    write_run(tmp_path, info, model, predictions, metrics, history)
+    assert read_run(tmp_path).model().count_params() == model.count_params()
+    assert "no network of this course as it is now" in capsys.readouterr().err
+
+
+def test_between_two_trainings_a_folder_is_unfinished_and_never_a_mixture(folder):
+    info, model, predictions, _, history = contents()
+    with pytest.raises(TypeError):
+        write_run(folder, info, model, predictions, {"test": object()}, history)
+    assert not is_complete(folder)
+
+
+def test_versions_are_those_of_the_packages_that_are_there():
+    found = installed_versions(["keras", "no-such-package"])
+    assert found == {"keras": keras.__version__}

@@ -1,5 +1,8 @@
 import dataclasses
 import hashlib
+import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -28,6 +31,16 @@ def tiny_architecture(monkeypatch):
 
     tiny = Architecture("tiny", "Tiny", backbone, "0..1", 1, 32, 8, "conv2d", 1e-2, 2026, "nobody")
     monkeypatch.setitem(models.ARCHITECTURES, "tiny", tiny)
+
+
+def wider():
+    """The tiny architecture as a reader may change it: one filter more."""
+
+    def backbone(x, weights):
+        x = keras.layers.Conv2D(9, 3, strides=2)(x)
+        return keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+
+    return dataclasses.replace(models.ARCHITECTURES["tiny"], backbone=backbone)
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +272,35 @@ def test_precision_follows_the_hardware(monkeypatch):
     monkeypatch.setattr(training, "_cpu_flags", lambda: {"avx512_bf16"})
     assert training.precision(bf16) == "mixed_bfloat16"
     assert training.precision(SMALL) == "float32"
+    monkeypatch.setattr(training, "_gpus", lambda: ["gpu:0"])
+    for capability, precision in (
+        ([7.5], "float32"),  # T4, Colab's free GPU
+        ([8.0], "mixed_bfloat16"),  # A100
+        ([9.0, 7.5], "float32"),
+        ([], "float32"),  # a GPU of which nobody can tell
+    ):
+        monkeypatch.setattr(training, "_compute_capabilities", lambda found=capability: found)
+        assert training.precision(bf16) == precision
+
+
+def test_the_driver_tells_the_compute_capability(monkeypatch, tmp_path):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 7.5\necho 9.0\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert training._compute_capabilities() == [7.5, 9.0]
+    tool.write_text("#!/bin/sh\necho 'Field compute_cap is not valid'\n")
+    assert training._compute_capabilities() == []
+    tool.unlink()
+    assert training._compute_capabilities() == []
+
+
+def test_a_backend_that_raises_without_a_gpu_has_none(monkeypatch):
+    def raises(kind):
+        raise RuntimeError("Unknown backend: 'gpu' requested")
+
+    monkeypatch.setattr(keras.distribution, "list_devices", raises)
+    assert training._gpus() == []
 
 
 def test_load_parts_keeps_the_order_of_the_rows(data, tmp_path):
@@ -385,7 +427,7 @@ def test_features_are_computed_once_for_all_seeds(data, pretrained, tmp_path, mo
 
 def test_features_of_other_weights_are_not_used(data, pretrained, tmp_path, monkeypatch):
     train(data, tmp_path / "tiny/seed0", profile=TRANSFER)
-    monkeypatch.setattr(training, "_fingerprint", lambda model: "other")
+    monkeypatch.setattr(training, "_weights_digest", lambda model: "other")
     monkeypatch.setattr(training, "features_of", None)
     with pytest.raises(TypeError):
         train(data, tmp_path / "tiny/seed1", seed=1, profile=TRANSFER)
@@ -417,3 +459,127 @@ def test_a_fusion_fine_tunes_the_upper_layers_of_every_member():
     assert {"mobilenet_v2_block_14_expand", "mobilenet_v2_Conv_1"} <= movable
     assert not movable & {"vgg16_block4_conv3", "mobilenet_v2_block_13_project"}
     assert not [name for name in movable if name.endswith(("BN", "bn"))]
+
+
+def test_a_changed_network_is_refused_and_trained_again_only_when_asked(
+    data, whole, tmp_path, monkeypatch, capsys
+):
+    folder = shutil.copytree(whole.folder, tmp_path / "seed0")
+    monkeypatch.setitem(models.ARCHITECTURES, "tiny", wider())
+    with pytest.raises(RunError, match=r"backbone: .*; parameters: expected 156, found 139"):
+        train(data, folder)
+    assert read_run(folder).info == whole.info
+    with pytest.raises(Killed):  # while it is trained again the old run stays
+        train(data, folder, replace_stale=True, callbacks=[KillAt(1, "epoch")])
+    assert read_run(folder).info == whole.info
+    capsys.readouterr()
+    run = train(data, folder, replace_stale=True)
+    said = capsys.readouterr().out
+    assert "tiny, seed 0: trained again, since network.backbone: expected" in said
+    assert said.count("\n") == 1
+    assert run.info["parameters"] == run.model().count_params() == 156
+    assert not (folder / "progress").exists()
+
+
+def test_begun_work_of_another_network_is_thrown_away_only_when_asked(data, tmp_path, monkeypatch):
+    with pytest.raises(Killed):
+        train(data, tmp_path / "run", callbacks=[KillAt(2, "epoch")])
+    monkeypatch.setitem(models.ARCHITECTURES, "tiny", wider())
+    with pytest.raises(RunError, match=r"network\.backbone"):
+        train(data, tmp_path / "run")
+    assert train(data, tmp_path / "run", replace_stale=True).info["parameters"] == 156
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("_WEIGHT_DECAY", 0.5, r"optimizer\.AdamW\.weight_decay: expected 0\.5, found 0\.0001"),
+        ("_WARM_UP", 0.2, r"optimizer\.AdamW\.learning_rate\.config\.warmup_steps: expected 200"),
+        ("_METHOD_VERSION", 0, "method: expected 0"),
+    ],
+)
+def test_the_optimizer_and_its_schedule_belong_to_a_run(
+    data, whole, monkeypatch, name, value, told
+):
+    monkeypatch.setattr(training, name, value)
+    with pytest.raises(RunError, match=told):
+        train(data, whole.folder)
+
+
+def test_other_films_of_the_same_names_and_another_precision_asked_are_refused(data, whole):
+    parts, split = data
+    other = split.assign(sha256=split["sha256"].str.replace("0", "1", n=1))
+    with pytest.raises(RunError, match=r"\(films: expected"):
+        training.train("tiny", parts, other, SMALL, 0, whole.folder)
+    asked = dataclasses.replace(SMALL, precision="mixed_bfloat16")
+    with pytest.raises(RunError, match="precision_asked: expected mixed_bfloat, found float32"):
+        train(data, whole.folder, profile=asked)
+
+
+def test_what_the_machine_had_makes_no_other_run(data, whole, monkeypatch):
+    monkeypatch.setattr(training, "_gpus", lambda: ["gpu:0"])
+    monkeypatch.setattr(training, "installed_versions", lambda names: {"keras": "4.0"})
+    monkeypatch.setattr(training, "build", None)  # would fail if anything were trained
+    assert train(data, whole.folder).info == whole.info
+
+
+def test_a_fusion_belongs_to_the_runs_it_started_from(data, members, tmp_path):
+    short = dataclasses.replace(SMALL, epochs=1)
+    for member in ("tiny", "other"):
+        train(data, tmp_path / member / "seed0", name=member, profile=short)
+    begun = dataclasses.replace(SMALL, weights="members", head_epochs=1, epochs=1)
+    train(data, tmp_path / "fused/seed0", name="tiny+other", profile=begun)
+    shutil.rmtree(tmp_path / "other/seed0")
+    train(
+        data, tmp_path / "other/seed0", name="other", profile=dataclasses.replace(short, epochs=2)
+    )
+    with pytest.raises(RunError, match=r"\(members\.other: expected"):
+        train(data, tmp_path / "fused/seed0", name="tiny+other", profile=begun)
+
+
+def test_what_a_kill_while_tidying_up_left_is_cleared(data, whole, tmp_path):
+    folder = shutil.copytree(whole.folder, tmp_path / "seed0")
+    (folder / "progress").mkdir()
+    (folder / "progress/epoch004.weights.h5").write_bytes(b"weights")
+    train(data, folder)
+    assert not (folder / "progress").exists()
+
+
+def test_an_epoch_without_a_loss_hides_no_later_one(data, tmp_path, monkeypatch):
+    losses = iter([float("nan"), 0.9, float("nan"), 0.7])
+    original = training._Keeper.on_epoch_end
+    monkeypatch.setattr(
+        training._Keeper,
+        "on_epoch_end",
+        lambda self, epoch, logs=None: original(self, epoch, logs | {"val_loss": next(losses)}),
+    )
+    assert train(data, tmp_path / "run").info["best_epoch"] == 4
+
+
+def test_a_head_that_diverges_is_said(data, pretrained, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_HEAD_RATE", float("nan"))
+    with pytest.raises(RunError, match=r"tiny.seed0: expected a validation loss.*diverged"):
+        train(data, tmp_path / "tiny/seed0", profile=TRANSFER)
+
+
+def test_damaged_features_are_computed_again_with_a_warning(data, pretrained, tmp_path):
+    first = train(data, tmp_path / "tiny/seed0", profile=TRANSFER)
+    (tmp_path / "tiny/features.npz").write_bytes(b"PK not a zip")
+    shutil.rmtree(tmp_path / "tiny/seed0")
+    with pytest.warns(UserWarning, match=r"features\.npz: damaged"):
+        again = train(data, tmp_path / "tiny/seed0", profile=TRANSFER)
+    np.testing.assert_allclose(again.history["loss"], first.history["loss"], rtol=1e-3)
+
+
+def test_two_processes_that_want_one_run_get_one_and_the_same(tmp_path):
+    code = (
+        "import sys\nfrom osteo_utils.course import open_course, train_model\n"
+        "run = train_model(open_course('smoke', runs=sys.argv[1]), 'custom_cnn')\n"
+        "print('finished', run.info['finished'])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "runs")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=600)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert len({text[text.index("finished") :] for text in said}) == 1
+    assert not list(tmp_path.rglob("progress")) + list(tmp_path.rglob(".part-*"))

@@ -1,0 +1,115 @@
+"""What a network is made of as short digests, the same with every Keras, backend and machine.
+
+`model.to_json()` will not do: it numbers layers by how many were built before, and gains keys
+with every version. Here a layer is its class, the settings in which it differs from its class's
+defaults, the precision and the shapes of its weights, and which rows before it feed it; names do
+not count.
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import keras
+
+# No part of the network: seeds of a run, Keras' order of axes; the tensors tell the precision.
+_NO_SETTINGS: Final = {"trainable", "dtype", "seed", "data_format"}
+_OF_KERAS: Final = {"name", "module", "registered_name", "build_config"}
+
+Node = tuple[Any, int]  # an operation, and which of its calls
+
+
+def network_digests(model: keras.Model) -> dict[str, str]:
+    """Digests of augmentation, backbone and head of a network of `models.build`.
+
+    The augmentation ends before the first layer that prepares pixels for a backbone, the head
+    begins with the layer "dropout".
+    """
+    nodes = _nodes(model)
+    names = [operation.name for operation, _ in nodes]
+    prepared = ("grey_to_rgb", "preprocessing")
+    first = next(i for i, name in enumerate(names) if name.endswith(prepared))
+    head = names.index("dropout")
+    rows = describe(model)
+    parts = {"augmentation": rows[:first], "backbone": rows[first:head], "head": rows[head:]}
+    return {name: digest(part) for name, part in parts.items()}
+
+
+def describe(model: keras.Model) -> list[dict[str, Any]]:
+    """Each call of a layer, in the order of the data, as plain JSON values."""
+    nodes = _nodes(model)
+    place = {node: number for number, node in enumerate(nodes)}
+    first: dict[Any, int] = {}  # a layer that is called twice has its weights once
+    for number, (operation, _) in enumerate(nodes):
+        first.setdefault(operation, number)
+    return [
+        _call(node)
+        | {"from": [place[source] - place[node] for source in _sources(node)]}
+        | {"same": first[node[0]] - place[node]}
+        for node in nodes
+    ]
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401
+    """The settings of a Keras object as JSON values, without what is None or False."""
+    if isinstance(value, Mapping):
+        kept = {str(key): plain(v) for key, v in value.items() if key not in _OF_KERAS}
+        return {key: v for key, v in kept.items() if v is not None and v is not False}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return plain(value.tolist()) if hasattr(value, "tolist") else type(value).__name__
+
+
+def digest(content: Any) -> str:  # noqa: ANN401
+    """Sixteen hexadecimal digits that stand for JSON values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _call(node: Node) -> dict[str, Any]:
+    operation, number = node
+    call = operation._inbound_nodes[number]
+    options = {k: v for k, v in call.arguments.kwargs.items() if not hasattr(v, "_keras_history")}
+    return {
+        "class": type(operation).__name__,
+        "settings": plain(_settings(operation)),
+        "options": plain(options),
+        "precision": [str(tensor.dtype) for tensor in call.output_tensors],
+        "weights": [list(weight.shape) for weight in getattr(operation, "weights", [])],
+    }
+
+
+def _settings(operation: Any) -> dict[str, Any]:  # noqa: ANN401
+    """What its builder chose; a setting that a later Keras adds has its default in older models."""
+    defaults = inspect.signature(type(operation).__init__).parameters
+    return {
+        key: value
+        for key, value in operation.get_config().items()
+        if key not in _NO_SETTINGS and not (key in defaults and defaults[key].default == value)
+    }
+
+
+def _nodes(model: keras.Model) -> list[Node]:
+    """Every call of a layer between input and output, each behind those that feed it."""
+    order: dict[Node, None] = {}
+    stack = [_node(tensor) for tensor in model.outputs]
+    while stack:
+        waiting = [source for source in _sources(stack[-1]) if source not in order]
+        if waiting:
+            stack.append(waiting[0])
+        else:
+            order.setdefault(stack.pop())
+    return list(order)
+
+
+def _sources(node: Node) -> list[Node]:
+    operation, number = node
+    return [_node(tensor) for tensor in operation._inbound_nodes[number].input_tensors]
+
+
+def _node(tensor: Any) -> Node:  # noqa: ANN401
+    history = tensor._keras_history
+    return history.operation, history.node_index

@@ -1,0 +1,80 @@
+"""The fingerprint of a network follows what it is made of, and nothing else."""
+
+import pytest
+from keras import layers
+
+from osteo_utils import models
+from osteo_utils.fingerprint import network_digests, plain
+from osteo_utils.models import Architecture, build
+
+
+def tiny(filters=8, activation="relu", branch=False):
+    """A backbone whose layers are numbered by Keras, as a reader would write it."""
+
+    def backbone(x, weights):
+        x = layers.Conv2D(filters, 3, strides=2, activation=activation)(x)
+        first = x = layers.BatchNormalization()(x)
+        for _ in range(2):
+            x = layers.Conv2D(filters, 3, padding="same")(x)
+        return layers.Add()([first, x]) if branch else x
+
+    return Architecture("tiny", "Tiny", backbone, "0..1", 1, 32, 8, "conv2d", 1e-2, 2026, "nobody")
+
+
+def digests(monkeypatch, architecture, seed=0):
+    monkeypatch.setitem(models.ARCHITECTURES, "tiny", architecture)
+    return network_digests(build("tiny", 32, seed=seed))
+
+
+def head(vector, rate):
+    x = layers.Dense(3, name="logits")(layers.Dropout(rate, name="dropout")(vector))
+    return layers.Activation("softmax", dtype="float32")(x)
+
+
+def changed(before, after):
+    return {key for key in before if before[key] != after[key]}
+
+
+def test_it_is_the_same_in_every_version_of_keras_and_on_every_backend(monkeypatch):
+    # Computed with Keras 3.8, 3.10, 3.13 and 3.15 on TensorFlow, and 3.15 on JAX.
+    assert digests(monkeypatch, tiny(branch=True)) == {
+        "augmentation": "9152f379799ab525",
+        "backbone": "a000a451fd50d624",
+        "head": "434b1ae5d203935e",
+    }
+
+
+def test_neither_seed_nor_earlier_models_nor_names_count(monkeypatch):
+    first = digests(monkeypatch, tiny())
+    layers.Conv2D(4, 3)  # later layers are numbered on
+    assert digests(monkeypatch, tiny(), seed=7) == first
+    assert network_digests(build("custom_cnn", 32)) == network_digests(build("custom_cnn", 32))
+
+
+@pytest.mark.parametrize(
+    "other", [{"filters": 9}, {"activation": "elu"}, {"branch": True}], ids=str
+)
+def test_layers_settings_and_wiring_count(monkeypatch, other):
+    before = digests(monkeypatch, tiny())
+    assert "backbone" in changed(before, digests(monkeypatch, tiny(**other)))
+
+
+def test_dropout_and_augmentation_count_and_are_told_apart(monkeypatch):
+    before = digests(monkeypatch, tiny())
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "_head", lambda vector, hidden: head(vector, 0.2))
+        assert digests(monkeypatch, tiny()) == before
+        patch.setattr(models, "_head", lambda vector, hidden: head(vector, 0.5))
+        assert changed(before, digests(monkeypatch, tiny())) == {"head"}
+    monkeypatch.setattr(models, "_augment", lambda x, seed: layers.Rescaling(1 / 255)(x))
+    assert changed(before, digests(monkeypatch, tiny())) == {"augmentation"}
+
+
+def test_the_starting_weights_a_network_is_built_for_count():
+    scratch, transfer = (network_digests(build("mobilenet_v2", 32, w)) for w in (None, "unloaded"))
+    assert changed(scratch, transfer) == {"backbone"}
+
+
+def test_settings_are_plain_and_those_that_say_no_are_left_out():
+    found = plain({"a": (1, 2.5), "b": None, "c": False, "module": "keras", "d": {"name": "x"}})
+    assert found == {"a": [1, 2.5], "d": {}}
