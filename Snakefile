@@ -1,4 +1,8 @@
-"""The order of work: corpus -> chapters -> book. `make book` starts it through book/build.py."""
+"""The order of work: corpus -> chapters -> book. `make book` starts it through book/build.py.
+
+That writes corpus.txt when the corpus has changed, and keeps the files of trained/: each says that
+a finished run still fits its network, its settings and the split. Where none says so, `train` runs.
+"""
 
 import shlex
 import sys
@@ -81,13 +85,13 @@ def executed(chapters):
 
 def runs_of(models):
     seeds = {model: recipe(get_profile(PROFILE), model).seeds for model in models}
-    return [f"{RUNS}/{model}/seed{seed}/run.json" for model in models for seed in seeds[model]]
+    return [f"{BUILD}/trained/{model}-seed{seed}.txt" for model in models for seed in seeds[model]]
 
 
 def started_from(wildcards):
     if recipe(get_profile(PROFILE), wildcards.model).weights != "members":
         return []
-    return [f"{RUNS}/{member}/seed{wildcards.seed}/run.json" for member in MEMBERS[wildcards.model]]
+    return [f"{BUILD}/trained/{member}-seed{wildcards.seed}.txt" for member in MEMBERS[wildcards.model]]
 
 
 wildcard_constraints:
@@ -98,17 +102,6 @@ wildcard_constraints:
 rule book:
     input:
         f"{BUILD}/html/index.html",
-
-
-rule corpus:
-    input:
-        [f"osteo_utils/{name}.py" for name in ("labels", "profiles", "phantom", "images", "corpus")],
-    output:
-        f"{BUILD}/corpus.txt",
-    params:
-        corpus=CORPUS,
-    shell:
-        "{PYTHON} book/make_corpus.py {PROFILE} {params.corpus:q} > {output}"
 
 
 rule chapter:
@@ -125,50 +118,50 @@ rule chapter:
     log:
         f"{BUILD}/logs/{{chapter}}.log",
     params:
-        corpus=CORPUS,
+        corpus=lambda wildcards: CORPUS,  # a text would be searched for wildcards
     threads: HALF
     priority: 1
     shell:
-        WITH_THREADS + " {PYTHON} book/execute.py {input.notebook} {output} {PROFILE} {params.corpus:q} 2> {log}"
+        WITH_THREADS + " {PYTHON} book/execute.py {input.notebook:q} {output:q} {PROFILE} {params.corpus:q}"
+        " 2> {log:q}"
 
 
 rule train:
-    # A finished run is kept, whatever is newer: it belongs to a split, which is never made twice.
+    # Newer files are no reason to train: the run itself knows what it was made from.
     input:
-        ancient(f"{BUILD}/corpus.txt"),
         ancient(executed(["03_splitting_without_leaking"])),
-        lambda wildcards: ancient(started_from(wildcards)),
+        started_from,
     output:
-        f"{RUNS}/{{model}}/seed{{seed}}/run.json",
+        f"{BUILD}/trained/{{model}}-seed{{seed}}.txt",
     log:
         f"{BUILD}/logs/{{model}}-seed{{seed}}.log",
     params:
-        corpus=CORPUS,
+        corpus=lambda wildcards: CORPUS,  # a text would be searched for wildcards
     threads: workflow.cores if PROFILE == "full" else HALF  # one at a time on one GPU
     priority: 2
     shell:
         WITH_THREADS + " {PYTHON} book/train.py {PROFILE} {params.corpus:q} {wildcards.model}"
-        " {wildcards.seed} 2> {log} || (tail -n 20 {log}; exit 1)"
+        " {wildcards.seed} {output:q} 2> {log:q} || (tail -n 20 {log:q}; exit 1)"
 
 
 rule export:
     input:
         "book/export_models.py",
         OSTEO_UTILS,
-        ancient(f"{BUILD}/corpus.txt"),
-        ancient(executed(["03_splitting_without_leaking"])),
+        f"{BUILD}/corpus.txt",
+        executed(["03_splitting_without_leaking"]),
         runs_of(OFFERED),
     output:
         directory(f"{BUILD}/models"),
     log:
         f"{BUILD}/logs/export.log",
     params:
-        corpus=CORPUS,
+        corpus=lambda wildcards: CORPUS,  # a text would be searched for wildcards
         offered=" ".join(OFFERED),
     threads: HALF
     shell:
-        WITH_THREADS + " {PYTHON} book/export_models.py {PROFILE} {params.corpus:q} {output}"
-        " {params.offered} 2> {log} || (tail -n 20 {log}; exit 1)"
+        WITH_THREADS + " {PYTHON} book/export_models.py {PROFILE} {params.corpus:q} {output:q}"
+        " {params.offered} 2> {log:q} || (tail -n 20 {log:q}; exit 1)"
 
 
 rule browser_libraries:

@@ -2,8 +2,7 @@
 
 python book/execute.py IN.ipynb OUT.ipynb PROFILE CORPUS
 
-The lock beside the output makes a restarted build wait for a chapter that outlived a killed one,
-so a training is never run twice at the same time.
+The lock of the output makes a restarted build wait for a chapter that outlived a killed one.
 """
 
 import os
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import papermill
-from locked import acquire
+
+from osteo_utils.store import locked
 
 FAILED = """
 {line}
@@ -47,10 +47,10 @@ def main() -> None:
     source, target = (Path(name).resolve() for name in sys.argv[1:3])
     parameters = dict(zip(("profile", "corpus"), sys.argv[3:5], strict=True))
     os.environ["OSTEO_PROGRESS"] = "0"  # the kernel inherits it: nobody watches its bars
-    acquire(target.with_suffix(".lock"))
     start = time.monotonic()
     try:
-        execute(source, target, parameters)
+        with locked(target):
+            execute(source, target, parameters)
     except papermill.PapermillExecutionError as error:
         facts = {"chapter": source.stem, "cell": error.exec_count, "source": error.source}
         facts |= {"ename": error.ename, "evalue": error.evalue, "line": "-" * 72}

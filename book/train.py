@@ -1,28 +1,26 @@
-"""Train one model with one seed, unless its run is whole; print one line.
+"""Train one model with one seed, unless its run is whole and fits; print one line.
 
-python book/train.py PROFILE CORPUS MODEL SEED
+python book/train.py PROFILE CORPUS MODEL SEED OUTPUT
 
-The lock makes a restarted build wait for a training that outlived a killed one.
+OUTPUT then says which run it is, see build.py.
 """
 
 import sys
 from contextlib import redirect_stdout
+from pathlib import Path
 
-from locked import acquire
+from build import write_stamp
 
-from osteo_utils.corpus import corpus_name
 from osteo_utils.course import open_course, train_model
-from osteo_utils.runs import run_folder
 
 
 def main() -> None:
     """Train, or read the run that is there."""
-    profile, corpus, model, seed = sys.argv[1:]
+    profile, corpus, model, seed, output = sys.argv[1:]
     with redirect_stdout(sys.stderr):  # the log; a build shows the one line below
         course = open_course(profile, corpus, int(seed), "runs")
-        folder = run_folder(course.runs, corpus_name(corpus), profile, model, int(seed))
-        acquire(folder.with_suffix(".lock"))
         run = train_model(course, model)
+    write_stamp(Path(output), run.folder)
     score = run.metrics["validation"]["balanced_accuracy"]
     print(
         f"{model}, seed {seed}: trained in {run.info['seconds']:.0f} s, balanced accuracy on "
