@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from threading import Lock, RLock
+from threading import RLock
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -53,7 +53,6 @@ SMALL_MODELS: Final = ("custom_cnn", "mobilenet_v2", "densenet121")  # seconds e
 SCORES: Final = ("balanced_accuracy", "ece", IF_CALIBRATED, "brier")  # shown of every model
 # To explain, the softmax is taken off a network for a moment: no other window may ask it then.
 _ONE_AT_A_TIME: Final = RLock()
-_TRAINING: Final = Lock()
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -163,7 +162,7 @@ def _listed(run: Run, stamp: str) -> Listed:
     group = f"{where}, split {str(info['split_hash'])[:6]}"
     reached = run.metrics.get("validation", {}).get("balanced_accuracy", {}).get("value")
     value = math.nan if reached is None else float(reached)
-    return Listed(run.folder, stamp, group, str(info["model"]), int(info["seed"]), value)
+    return Listed(run.folder, stamp, group, info["model"], info["seed"], value)
 
 
 def pairs(listed: Sequence[Listed]) -> dict[str, tuple[Listed, ...]]:
@@ -321,21 +320,15 @@ def _map(title: str, maps: Maps) -> Map:
 def make_smoke(runs: Path, models: Sequence[str], tell: Callable[[float, str], object]) -> None:
     """Train models in smoke size into `runs`; `tell(share done, what comes now)` before each step.
 
-    The corpus goes into `corpora` beside `runs`. `RunError` where a training is already under way.
+    The corpus goes into `corpora` beside `runs`. Where another window or process is training one of
+    them, it is waited for, and its run is taken.
     """
-    if not _TRAINING.acquire(blocking=False):
-        raise RunError(
-            "training: expected none under way, found one in another window; wait for it"
-        )
-    try:
-        steps = 2 + len(models)
-        tell(0.0, "Simulating a small corpus of knee phantoms")
-        opened = course.open_course("smoke", runs=runs)
-        tell(1 / steps, "Auditing the corpus and splitting it by patient")
-        course.split(opened)
-        for done, model in enumerate(models, start=2):
-            tell(done / steps, f"Training {title_of(model)} in smoke size")
-            course.train_model(opened, model)
-        tell(1.0, "Done")
-    finally:
-        _TRAINING.release()
+    steps = 2 + len(models)
+    tell(0.0, "Simulating a small corpus of knee phantoms")
+    opened = course.open_course("smoke", runs=runs)
+    tell(1 / steps, "Auditing the corpus and splitting it by patient")
+    course.split(opened)
+    for done, model in enumerate(models, start=2):
+        tell(done / steps, f"Training {title_of(model)} in smoke size")
+        course.train_model(opened, model)
+    tell(1.0, "Done")

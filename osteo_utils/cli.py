@@ -149,7 +149,8 @@ examples:
   %(prog)s mobilenet_v2 --profile full --corpus kaggle --seed 1
 
 writes: RUNS/<corpus>/<profile>/<model>/seed<k>/ with model.keras, history.csv, predictions.csv,
-  metrics.json and, last, run.json. Two trainings of one model and seed must not run at a time.
+  metrics.json and, last, run.json. Of two trainings of one model and seed at a time the second
+  waits, and takes the run of the first.
 prints: scores with 95 %% intervals. Choose by validation; the test part is for the last look.""",
     ),
     "evaluate": (

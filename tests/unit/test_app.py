@@ -85,6 +85,45 @@ def test_runs_are_found_and_broken_ones_told(tmp_path):
     assert "metrics.json" in problems[0]
 
 
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("run.json", {"seed": None}),
+        ("run.json", {"seed": "abc"}),
+        ("run.json", {"class_names": None}),
+        ("run.json", {"image_size": "32"}),
+        ("metrics.json", {"validation": []}),
+        ("metrics.json", {"validation": {"balanced_accuracy": None}}),
+        ("metrics.json", {"test": {"ece": {"value": "x"}}}),
+    ],
+)
+def test_a_damaged_run_hides_no_other(runs, tmp_path, file, change):
+    shutil.copytree(runs, tmp_path, dirs_exist_ok=True)
+    damaged = tmp_path / "simulated/smoke/vgg16/seed0" / file
+    damaged.write_text(json.dumps(json.loads(damaged.read_text()) | change))
+    listed, problems = look_through(tmp_path)
+    assert [each.title for each in listed] == [SECOND]
+    assert [line.startswith(str(damaged)) for line in problems] == [True]
+
+
+def network(kind):
+    """A network that does not take the films of a run of 32 pixels, or gives no probabilities."""
+    films = keras.Input((40 if kind == "size" else 32,) * 2 + (3 if kind == "channels" else 1,))
+    vector = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 64)(films))
+    units, end = 5 if kind == "classes" else 3, None if kind == "logits" else "softmax"
+    answer = keras.layers.Dense(units, activation=end, bias_initializer="ones")(vector)
+    return keras.Model(films, [answer, answer] if kind == "outputs" else answer)
+
+
+@pytest.mark.parametrize("kind", ["size", "channels", "classes", "outputs", "logits"])
+def test_a_network_that_does_not_fit_its_run_is_one_line(tmp_path, kind):
+    folder = make_run(tmp_path, "vgg16", 32).folder
+    network(kind).save(folder / "model.keras")
+    with pytest.raises(RunError, match=r"model\.keras: expected") as caught:
+        answers.load_member(folder)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_run_is_stamped_by_its_files(tmp_path):
     folder = make_run(tmp_path, "vgg16", 32).folder
     before = answers.stamp(folder)
@@ -216,11 +255,6 @@ def test_a_damaged_network_is_a_run_error(tmp_path):
     (folder / "model.keras").write_bytes(data[: len(data) // 2])
     with pytest.raises(RunError, match=r"model\.keras"):
         answers.load_member(folder)
-
-
-def test_two_trainings_at_a_time_are_refused(tmp_path):
-    with answers._TRAINING, pytest.raises(RunError, match="wait"):
-        answers.make_smoke(tmp_path, ["custom_cnn"], lambda *_: None)
 
 
 def test_the_limit_of_uploads_is_that_of_the_server_and_nothing_is_reported():
