@@ -9,9 +9,9 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from build import write_stamp
-
 from osteo_utils.course import open_course, train_model
+
+from build import write_stamp
 
 
 def main() -> None:
