@@ -74,7 +74,11 @@ def methods(profile: str, folder: Path) -> dict[str, dict[str, Any]]:
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(SCRIPTS / "methods.py"), profile, str(file)]
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            sys.exit(
+                f"The networks cannot be built:\n{''.join(done.stderr.splitlines(True)[-12:])}"
+            )
         for old in set(folder.glob("methods-*.json")) - {file}:
             old.unlink()
     found: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
@@ -160,8 +164,8 @@ def main() -> None:
     if subprocess.run([*listing, str(folder / "corpus.txt")], cwd=ROOT, check=False).returncode:
         sys.exit("The book was not built: the corpus cannot be used, as said above.")
     runs = ROOT / "runs" / corpus_name(asked.corpus) / asked.profile
-    finished = any(runs.glob("*/seed*/run.json"))
-    expected = methods(asked.profile, folder) if finished else {}
+    built = any(folder.glob("methods-*.json")) or any(runs.glob("*/seed*/run.json"))
+    expected = methods(asked.profile, folder) if built else {}  # a first build trains everything
     update_stamps(fitting_runs(runs, expected), folder)
     profile = get_profile(asked.profile)
     stamps = [
@@ -171,12 +175,11 @@ def main() -> None:
     ]
     missing = [stamp for stamp in stamps if not (ROOT / stamp).exists()]
     command = snakemake_command(write_settings(asked.profile, asked.corpus, folder), missing)
-    failed = subprocess.run(command, check=False).returncode
-    methods(asked.profile, folder)  # now, so that the next build need not wait for it
-    if failed:
+    if subprocess.run(command, check=False).returncode:
         sys.exit(
             "The book was not built; what failed is said above. `make book` goes on from there."
         )
+    methods(asked.profile, folder)  # now, so that the next build need not wait for it
     print(f"The book: {(folder / 'html/index.html').as_uri()}")
 
 

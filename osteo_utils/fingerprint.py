@@ -9,13 +9,13 @@ not count.
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import keras
 
 # No part of the network: seeds of a run, Keras' order of axes; the tensors tell the precision.
-_NO_SETTINGS: Final = {"trainable", "dtype", "seed", "data_format"}
+_NO_SETTINGS: Final = {"trainable", "dtype", "seed", "data_format"}  # frozen layers: see `_call`
 _OF_KERAS: Final = {"name", "module", "registered_name", "build_config"}
 
 Node = tuple[Any, int]  # an operation, and which of its calls
@@ -61,6 +61,8 @@ def plain(value: Any) -> Any:  # noqa: ANN401
         return [plain(each) for each in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, slice) or value is Ellipsis:
+        return str(value)
     return plain(value.tolist()) if hasattr(value, "tolist") else type(value).__name__
 
 
@@ -72,24 +74,42 @@ def digest(content: Any) -> str:  # noqa: ANN401
 def _call(node: Node) -> dict[str, Any]:
     operation, number = node
     call = operation._inbound_nodes[number]
-    options = {k: v for k, v in call.arguments.kwargs.items() if not hasattr(v, "_keras_history")}
+    options = {k: v for k, v in call.arguments.kwargs.items() if not _holds_tensor(v)}
+    weights = getattr(operation, "weights", [])
+    frozen = {"frozen": True} if weights and not operation.trainable else {}
     return {
         "class": type(operation).__name__,
         "settings": plain(_settings(operation)),
-        "options": plain(options),
+        "options": plain(options | _constants(call.arguments.args)) | frozen,
         "precision": [str(tensor.dtype) for tensor in call.output_tensors],
-        "weights": [list(weight.shape) for weight in getattr(operation, "weights", [])],
+        "weights": [list(weight.shape) for weight in weights],
     }
+
+
+def _constants(arguments: Sequence[Any]) -> dict[str, list[Any]]:
+    """What was given by position beside tensors, in its place, as 2 in `x * 2` or `1 - x`."""
+    places = ["tensor" if _holds_tensor(value) else value for value in arguments]
+    return {} if all(_holds_tensor(value) for value in arguments) else {"positions": places}
+
+
+def _holds_tensor(value: Any) -> bool:  # noqa: ANN401
+    if isinstance(value, list | tuple):
+        return any(_holds_tensor(each) for each in value)
+    return hasattr(value, "_keras_history")
 
 
 def _settings(operation: Any) -> dict[str, Any]:  # noqa: ANN401
     """What its builder chose; a setting that a later Keras adds has its default in older models."""
     defaults = inspect.signature(type(operation).__init__).parameters
-    return {
+    standard = {key: parameter.default for key, parameter in defaults.items()}
+    chosen = {
         key: value
         for key, value in operation.get_config().items()
-        if key not in _NO_SETTINGS and not (key in defaults and defaults[key].default == value)
+        if key not in _NO_SETTINGS and not (key in standard and standard[key] == value)
     }
+    # `plain` leaves out what says no; switching off what is on by default is a choice.
+    off = {key for key, value in chosen.items() if value in (None, False) and standard.get(key)}
+    return chosen | dict.fromkeys(off, "off")
 
 
 def _nodes(model: keras.Model) -> list[Node]:
