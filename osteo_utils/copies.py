@@ -26,8 +26,14 @@ from osteo_utils.images import THREADS, Grey
 
 SIDES: Final = (96, 192)  # pixels: detail is compared at half the shorter side, within these
 POINTS: Final = 80  # keypoints of a film
-# In pixels of SIDES[1]; a keypoint stands out between two of the inner ones.
-BLURS: Final = (1.6, 2.1, 2.7, 3.5, 4.5, 5.8)
+BLURS: Final = (
+    1.6,
+    2.1,
+    2.7,
+    3.5,
+    4.5,
+    5.8,
+)  # pixels of SIDES[1]; a keypoint stands out between two
 CELLS: Final = 4  # a descriptor has CELLS x CELLS cells, each with the strength of edges in
 DIRECTIONS: Final = 4  # directions, 45 degrees apart
 REACH: Final = 12.0  # width of a descriptor, in blurs of its keypoint
