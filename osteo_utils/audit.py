@@ -19,7 +19,7 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
 from osteo_utils import copies, evaluate
-from osteo_utils.evaluate import interval_ends, mean_recall, multiplicities, wilson
+from osteo_utils.evaluate import interval_ends, mean_recall, multiplicities
 from osteo_utils.images import THREADS, Grey, ImageError, decoder, read_image
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.progress import progress
@@ -307,8 +307,13 @@ def score_against_truth(audit: Audit, truth: pd.DataFrame) -> pd.DataFrame:
     A planted copy is found if it is in the group of its source; a found pair is right if both
     come from the same radiograph.
     """
-    images = _with_truth(audit, truth)
-    source, reached, kind = images["origin"], images["reached"], audit.pairs["kind"]
+    facts = truth.set_index("path")[["source", "fault_detail"]]
+    images = audit.images.set_index("path").join(facts, how="inner")
+    if len(images) < len(audit.images):
+        raise ValueError(f"truth: expected every audited path, found {len(images)}. Audit again.")
+    source = images["source"].where(images["source"] != "", images.index.to_series())
+    group, kind = images["duplicate_group"], audit.pairs["kind"]
+    reached = (group >= 0) & (group == group[source].to_numpy())
     ends = (source[audit.pairs[end]].to_numpy() for end in ("path_a", "path_b"))
     right = pd.Series(np.equal(*ends), index=kind.index)
     copied, bytewise = images["source"] != "", images["fault_detail"] == "same bytes"
@@ -320,31 +325,6 @@ def score_against_truth(audit: Audit, truth: pd.DataFrame) -> pd.DataFrame:
     ]
     table = [(name, hit.mean(), back.mean(), len(hit), len(back)) for name, hit, back in rows]
     return pd.DataFrame(table, columns=["kind", "precision", "recall", "found", "planted"])
-
-
-def recall_by_fault(audit: Audit, truth: pd.DataFrame) -> pd.DataFrame:
-    """How many of the copies that were planted with each fault are in the group of their source.
-
-    Columns fault, planted, found, recall, and the ends of its 95 % interval (Wilson), low, high.
-    """
-    images = _with_truth(audit, truth)
-    rows = []
-    for fault, reached in images[images["source"] != ""].groupby("fault")["reached"]:
-        found, planted = int(reached.sum()), len(reached)
-        rows.append((fault, planted, found, found / planted, *wilson(found, planted)))
-    return pd.DataFrame(rows, columns=["fault", "planted", "found", "recall", "low", "high"])
-
-
-def _with_truth(audit: Audit, truth: pd.DataFrame) -> pd.DataFrame:
-    """Audited images by path with their truth, `origin` and whether their group `reached` it."""
-    facts = truth.set_index("path")[["source", "fault", "fault_detail"]]
-    images = audit.images.set_index("path").join(facts, how="inner")
-    if len(images) < len(audit.images):
-        raise ValueError(f"truth: expected every audited path, found {len(images)}. Audit again.")
-    origin = images["source"].where(images["source"] != "", images.index.to_series())
-    group = images["duplicate_group"]
-    reached = (group >= 0) & (group == group[origin].to_numpy())
-    return images.assign(origin=origin, reached=reached)
 
 
 def write_audit(audit: Audit, folder: Path | str) -> None:

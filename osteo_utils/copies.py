@@ -12,7 +12,6 @@ Positions in a square are complex numbers x + iy, both from -1/2 to 1/2: multipl
 number, they are turned and scaled.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
@@ -20,9 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from scipy.ndimage import affine_transform, gaussian_filter, maximum_filter, uniform_filter
-from threadpoolctl import threadpool_limits
 
-from osteo_utils.images import THREADS, Grey
+from osteo_utils.images import Grey
 
 SIDES: Final = (96, 192)  # pixels: detail is compared at half the shorter side, within these
 POINTS: Final = 80  # keypoints of a film
@@ -41,7 +39,7 @@ COMPONENTS: Final = 32  # principal components of the descriptors, for the searc
 NEIGHBOURS: Final = 3  # candidates of a film as it is, and of the mirrored film
 VOTES: Final = 3  # keypoints in common that make a candidate
 INLIERS: Final = 4  # keypoints that agree on the map
-HOPELESS: Final = (0.65, 0.7, 0.75)  # similarity below which step 0, 1, 2 of refining is the last
+HOPELESS: Final = (0.6, 0.6, 0.75)  # similarity below which step 0, 1, 2 of refining is the last
 OVERLAP: Final = 0.4  # share of the smaller film
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -83,11 +81,10 @@ def look(image: Grey) -> Film:
 def find(films: list[Film]) -> list[Pair]:
     """Every candidate pair, once, with the similarity of its detail after registration."""
     best: dict[tuple[int, int], Pair] = {}
-    # Many small products: the threads of BLAS would wait for each other most of the time.
-    with threadpool_limits(1), ThreadPoolExecutor(THREADS) as pool:
-        for found in pool.map(lambda each: compared(films, *each), candidates(films)):
-            if found and best.get(found[:2], found).similarity <= found.similarity:
-                best[found[:2]] = found
+    for a, b, mirrored in candidates(films):
+        found = compared(films, a, b, mirrored)
+        if found and best.get((a, b), found).similarity <= found.similarity:
+            best[a, b] = found
     return [best[key] for key in sorted(best)]
 
 
@@ -130,13 +127,13 @@ def _keypoints(small: Grey, box: Box) -> tuple[Complex, Bools, Floats]:
     contrast = blobs / (np.sqrt(np.maximum(power, 0)) + 0.7)  # 0.7 grey levels are noise
     strength = np.abs(contrast)
     peak = (strength == maximum_filter(strength, 3)) & (strength > 0)
-    peak[[0, -1]] = False  # they lack a neighbour
+    peak[[0, -1]] = False
     peak &= _inside(_grid(len(small)), box, 3 / len(small))
     place = np.nonzero(peak)
     strongest = np.argsort(-strength[place], kind="stable")[:POINTS]
     level, y, x = (axis[strongest] for axis in place)
     axis = _axis(blurred[0])
-    edges = [_edges(blurred[i], BLURS[i], axis) for i in range(1, len(blobs) - 1)]
+    edges = [_edges(b, blur, axis) for b, blur in zip(blurred[:-1], BLURS, strict=False)]
     descriptors = _described(np.array(edges), level, y, x, axis)
     return _grid(len(small))[y, x], contrast[level, y, x] > 0, descriptors.astype(np.float16)
 
@@ -185,7 +182,7 @@ def _described(edges: Floats, level: Ints, y: Ints, x: Ints, axis: float) -> Flo
     at = (x + 1j * y)[:, None] + np.array(BLURS)[level][:, None] * cells
     last = edges.shape[1] - 1
     row, column = (np.clip(np.rint(part), 0, last).astype(int) for part in (at.imag, at.real))
-    found = np.sqrt(np.maximum(edges[level[:, None] - 1, row, column], 0))  # no edge decides alone
+    found = np.sqrt(np.maximum(edges[level[:, None], row, column], 0))  # no edge decides alone
     found -= found.mean(axis=(1, 2), keepdims=True)
     return np.asarray(found / (np.linalg.norm(found, axis=(1, 2), keepdims=True) + 1e-6))
 
@@ -219,25 +216,15 @@ def candidates(films: list[Film]) -> list[tuple[int, int, bool]]:
 
 def _owner_of_nearest(queries: Floats, known: Floats, owner: Ints) -> Ints:
     """The film of the descriptor nearest to each query; its own film does not count."""
-
-    def search(rows: slice) -> Ints:
-        best, nearest = np.full(len(owner[rows]), -np.inf), np.zeros_like(owner[rows])
-        for columns in _slices(len(owner), 2048):  # a tile that fits into the processor's cache
-            likeness = queries[rows] @ known[columns].T
-            if owner[rows][0] <= owner[columns][-1] and owner[columns][0] <= owner[rows][-1]:
-                likeness[owner[rows][:, None] == owner[columns]] = -np.inf
-            at = likeness.argmax(axis=1)
-            highest = likeness[np.arange(len(at)), at]
-            better = highest > best
-            best[better], nearest[better] = highest[better], owner[columns][at[better]]
-        return nearest
-
-    with threadpool_limits(1), ThreadPoolExecutor(THREADS) as pool:
-        return np.concatenate(list(pool.map(search, _slices(len(owner), 512))))
-
-
-def _slices(length: int, step: int) -> list[slice]:
-    return [slice(start, start + step) for start in range(0, length, step)]
+    nearest = np.empty_like(owner)
+    first, last = (np.searchsorted(owner, owner, side) for side in ("left", "right"))
+    for start in range(0, len(queries), 1000):
+        rows = slice(start, start + 1000)
+        likeness = queries[rows] @ known.T
+        for row, (a, b) in enumerate(zip(first[rows], last[rows], strict=True)):
+            likeness[row, a:b] = -np.inf
+        nearest[rows] = owner[likeness.argmax(axis=1)]
+    return nearest
 
 
 def compared(films: list[Film], a: int, b: int, mirrored: bool) -> Pair | None:
