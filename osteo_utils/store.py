@@ -56,16 +56,20 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
     """
     path = Path(path)
     _clear_dead_parts(path.parent)
-    part = path.with_name(f".part-{secrets.token_hex(4)}-{path.name}")
-    with part.open("xb") as held:
-        try:
+    while True:
+        part = path.with_name(f".part-{secrets.token_hex(4)}-{path.name}")
+        with part.open("xb") as held:
             if fcntl is not None:
                 fcntl.flock(held, fcntl.LOCK_EX)  # tells others that its writer lives
-            write(part)
-            _to_disk(part)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+                if os.fstat(held.fileno()).st_nlink == 0:
+                    continue  # another writer took it for dead before it was locked
+            try:
+                write(part)
+                _to_disk(part)
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+            return
 
 
 def make_folder(path: Path, fill: Callable[[Path], None]) -> Path:

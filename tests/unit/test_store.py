@@ -95,6 +95,22 @@ def test_a_living_writer_is_left_alone(tmp_path):
     assert names(tmp_path) == ["quick", "slow"]
 
 
+def write_often(folder, number):
+    for n in range(300):
+        replace_file(folder / f"{n % 3}", lambda part: part.write_text(f"{number}"))
+
+
+def test_many_writers_in_one_folder_never_lose_a_file(tmp_path):
+    process = multiprocessing.get_context("fork").Process
+    writers = [process(target=write_often, args=(tmp_path, n)) for n in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0] * 4
+    assert names(tmp_path) == ["0", "1", "2"]
+
+
 def fill_slowly(path, maker):
     def fill(part):
         for n in range(10):
