@@ -12,6 +12,7 @@ Positions in a square are complex numbers x + iy, both from -1/2 to 1/2: multipl
 number, they are turned and scaled.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
@@ -19,19 +20,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from scipy.ndimage import affine_transform, gaussian_filter, maximum_filter, uniform_filter
+from threadpoolctl import threadpool_limits
 
-from osteo_utils.images import Grey
+from osteo_utils.images import THREADS, Grey
 
-SIDES: Final = (96, 192)  # pixels: detail is compared at half the shorter side, within these
+SIDES: Final = (96, 192)  # pixels: detail is compared at the shorter side, within these
 POINTS: Final = 80  # keypoints of a film
-BLURS: Final = (
-    1.6,
-    2.1,
-    2.7,
-    3.5,
-    4.5,
-    5.8,
-)  # pixels of SIDES[1]; a keypoint stands out between two
+# In pixels of SIDES[1]; a keypoint stands out between two of the inner ones.
+BLURS: Final = (1.6, 2.1, 2.7, 3.5, 4.5, 5.8)
 CELLS: Final = 4  # a descriptor has CELLS x CELLS cells, each with the strength of edges in
 DIRECTIONS: Final = 4  # directions, 45 degrees apart
 REACH: Final = 12.0  # width of a descriptor, in blurs of its keypoint
@@ -39,7 +35,7 @@ COMPONENTS: Final = 32  # principal components of the descriptors, for the searc
 NEIGHBOURS: Final = 3  # candidates of a film as it is, and of the mirrored film
 VOTES: Final = 3  # keypoints in common that make a candidate
 INLIERS: Final = 4  # keypoints that agree on the map
-HOPELESS: Final = (0.6, 0.6, 0.75)  # similarity below which step 0, 1, 2 of refining is the last
+HOPELESS: Final = (0.65, 0.7, 0.75)  # similarity below which step 0, 1, 2 of refining is the last
 OVERLAP: Final = 0.4  # share of the smaller film
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -74,17 +70,18 @@ class Pair(NamedTuple):
 def look(image: Grey) -> Film:
     """What is needed of a film to find its copies."""
     small, box = _without_margins(_shrunk(image, SIDES[1]))
-    side = int(np.clip(min(image.shape) // 2, *SIDES))
+    side = int(np.clip(min(image.shape), *SIDES))
     return Film(small, box, side, *_keypoints(small, box))
 
 
 def find(films: list[Film]) -> list[Pair]:
     """Every candidate pair, once, with the similarity of its detail after registration."""
     best: dict[tuple[int, int], Pair] = {}
-    for a, b, mirrored in candidates(films):
-        found = compared(films, a, b, mirrored)
-        if found and best.get((a, b), found).similarity <= found.similarity:
-            best[a, b] = found
+    # Many small products: the threads of BLAS would wait for each other most of the time.
+    with threadpool_limits(1), ThreadPoolExecutor(THREADS) as pool:
+        for found in pool.map(lambda each: compared(films, *each), candidates(films)):
+            if found and best.get(found[:2], found).similarity <= found.similarity:
+                best[found[:2]] = found
     return [best[key] for key in sorted(best)]
 
 
@@ -123,17 +120,17 @@ def _keypoints(small: Grey, box: Box) -> tuple[Complex, Bools, Floats]:
     for blur, wider in pairwise(BLURS):
         blurred.append(gaussian_filter(blurred[-1], np.sqrt(wider**2 - blur**2), truncate=3))
     blobs = -np.diff(blurred, axis=0)
-    power = [uniform_filter(b**2, int(8 * blur)) for b, blur in zip(blobs, BLURS, strict=False)]
+    power = [uniform_filter(b**2, _odd(8 * blur)) for b, blur in zip(blobs, BLURS, strict=False)]
     contrast = blobs / (np.sqrt(np.maximum(power, 0)) + 0.7)  # 0.7 grey levels are noise
     strength = np.abs(contrast)
     peak = (strength == maximum_filter(strength, 3)) & (strength > 0)
-    peak[[0, -1]] = False
+    peak[[0, -1]] = False  # they lack a neighbour
     peak &= _inside(_grid(len(small)), box, 3 / len(small))
     place = np.nonzero(peak)
     strongest = np.argsort(-strength[place], kind="stable")[:POINTS]
     level, y, x = (axis[strongest] for axis in place)
     axis = _axis(blurred[0])
-    edges = [_edges(b, blur, axis) for b, blur in zip(blurred[:-1], BLURS, strict=False)]
+    edges = [_edges(blurred[i], BLURS[i], axis) for i in range(1, len(blobs) - 1)]
     descriptors = _described(np.array(edges), level, y, x, axis)
     return _grid(len(small))[y, x], contrast[level, y, x] > 0, descriptors.astype(np.float16)
 
@@ -169,10 +166,17 @@ def _edges(blurred: Floats, blur: float, axis: float) -> Floats:
     From dark to bright and from bright to dark are the same, so an inverted film has the same.
     """
     dy, dx = np.gradient(blurred)
-    doubled = ((dx + 1j * dy) * np.exp(-1j * axis)) ** 2 / (np.hypot(dx, dy) + 1e-3)
-    cell = max(3, round(REACH * blur / CELLS))
+    strength = np.hypot(dx, dy)
+    usual = uniform_filter(strength, _odd(REACH * blur / 2))  # of contrast as it is just there
+    doubled = ((dx + 1j * dy) * np.exp(-1j * axis)) ** 2 / (strength + 1e-3) / (usual + 0.2)
+    cell = _odd(REACH * blur / CELLS)
     ways = (doubled.real, doubled.imag, -doubled.real, -doubled.imag)
     return np.stack([uniform_filter(np.maximum(way, 0), cell) for way in ways], axis=-1)
+
+
+def _odd(width: float) -> int:
+    """The odd number of pixels next to a width: an even window lies askew, a mirrored one other."""
+    return 2 * int(width // 2) + 1
 
 
 def _described(edges: Floats, level: Ints, y: Ints, x: Ints, axis: float) -> Floats:
@@ -182,7 +186,7 @@ def _described(edges: Floats, level: Ints, y: Ints, x: Ints, axis: float) -> Flo
     at = (x + 1j * y)[:, None] + np.array(BLURS)[level][:, None] * cells
     last = edges.shape[1] - 1
     row, column = (np.clip(np.rint(part), 0, last).astype(int) for part in (at.imag, at.real))
-    found = np.sqrt(np.maximum(edges[level[:, None], row, column], 0))  # no edge decides alone
+    found = np.sqrt(np.maximum(edges[level[:, None] - 1, row, column], 0))  # no edge decides alone
     found -= found.mean(axis=(1, 2), keepdims=True)
     return np.asarray(found / (np.linalg.norm(found, axis=(1, 2), keepdims=True) + 1e-6))
 
@@ -216,15 +220,25 @@ def candidates(films: list[Film]) -> list[tuple[int, int, bool]]:
 
 def _owner_of_nearest(queries: Floats, known: Floats, owner: Ints) -> Ints:
     """The film of the descriptor nearest to each query; its own film does not count."""
-    nearest = np.empty_like(owner)
-    first, last = (np.searchsorted(owner, owner, side) for side in ("left", "right"))
-    for start in range(0, len(queries), 1000):
-        rows = slice(start, start + 1000)
-        likeness = queries[rows] @ known.T
-        for row, (a, b) in enumerate(zip(first[rows], last[rows], strict=True)):
-            likeness[row, a:b] = -np.inf
-        nearest[rows] = owner[likeness.argmax(axis=1)]
-    return nearest
+
+    def search(rows: slice) -> Ints:
+        best, nearest = np.full(len(owner[rows]), -np.inf), np.zeros_like(owner[rows])
+        for columns in _slices(len(owner), 2048):  # a tile that fits into the processor's cache
+            likeness = queries[rows] @ known[columns].T
+            if owner[rows][0] <= owner[columns][-1] and owner[columns][0] <= owner[rows][-1]:
+                likeness[owner[rows][:, None] == owner[columns]] = -np.inf
+            at = likeness.argmax(axis=1)
+            highest = likeness[np.arange(len(at)), at]
+            better = highest > best
+            best[better], nearest[better] = highest[better], owner[columns][at[better]]
+        return nearest
+
+    with threadpool_limits(1), ThreadPoolExecutor(THREADS) as pool:
+        return np.concatenate(list(pool.map(search, _slices(len(owner), 512))))
+
+
+def _slices(length: int, step: int) -> list[slice]:
+    return [slice(start, start + step) for start in range(0, length, step)]
 
 
 def compared(films: list[Film], a: int, b: int, mirrored: bool) -> Pair | None:

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from joblib import Parallel, delayed
-from PIL import Image
+from PIL import Image, ImageOps
 from scipy.special import ndtr, ndtri
 from tqdm import tqdm
 
@@ -52,13 +52,16 @@ TRUTH_COLUMNS: Final = (
     *("path", "patient", "side", "site", "t_score", "measured_t_score", "label_index"),
     *("fault", "fault_detail", "source", "relabelled"),
 )
-FAULTS: Final = ("byte copy", "re-encoded", "resized", "re-contrasted", "mirrored", "relabelled")
-FAULT_SHARE: Final = 0.03  # of the images, for each kind of fault
+FAULTS: Final = (
+    *("byte copy", "re-encoded", "resized", "re-contrasted", "mirrored", "rotated", "cropped"),
+    *("padded", "inverted", "close-up", "relabelled"),  # the audit is known to miss close-ups
+)
+FAULT_SHARE: Final = 0.016  # of the images, for each kind of fault
 # Site C saves PNG, stamps a white box, and sees mostly osteoporosis: this share of each class.
 # It depends on the true T-score, not on the label, so it adds nothing to the best possible.
 SITE_C_SHARE: Final = (0.03, 0.03, 0.3)
 SUFFIXES: Final = {"A": ".jpg", "B": ".JPEG", "C": ".png"}
-CORPUS_VERSION: Final = 2  # raise it when the same settings give other files
+CORPUS_VERSION: Final = 3  # raise it when the same settings give other files
 
 KAGGLE_SET: Final = "mohamedgobara/multi-class-knee-osteoporosis-x-ray-dataset"
 KAGGLE_PAGE: Final = f"https://www.kaggle.com/datasets/{KAGGLE_SET}"
@@ -351,10 +354,7 @@ def _simulate(part: Path, settings: dict[str, Any], workers: int) -> None:
     first, *streams = np.random.SeedSequence(settings["seed"]).spawn(settings["patients"] + 1)
     rng = np.random.default_rng(first)
     population = Population(**settings["population"])
-    files = _draw_knees(settings["patients"], population, rng)
-    if settings["faults"]:
-        files = pd.concat([files, _draw_copies(files, rng)], ignore_index=True)
-    files = _name_files(files, rng)
+    files = _draw_files(settings["patients"], population, settings["faults"], rng)
     for folder in (part / IMAGE_FOLDER, part / "masks" / IMAGE_FOLDER):
         for name in CLASS_NAMES:
             (folder / name).mkdir(parents=True)
@@ -374,6 +374,16 @@ def _simulate(part: Path, settings: dict[str, Any], workers: int) -> None:
 
 def _digests(root: Path, paths: Iterable[str]) -> list[str]:
     return [hashlib.sha256((root / path).read_bytes()).hexdigest() for path in paths]
+
+
+def _draw_files(
+    patients: int, population: Population, faults: bool, rng: np.random.Generator
+) -> pd.DataFrame:
+    """A row for each file of a corpus, before anything is drawn of it."""
+    files = _draw_knees(patients, population, rng)
+    if faults:
+        files = pd.concat([files, _draw_copies(files, rng)], ignore_index=True)
+    return _name_files(files, rng)
 
 
 def _draw_knees(patients: int, population: Population, rng: np.random.Generator) -> pd.DataFrame:
@@ -396,7 +406,8 @@ def _draw_knees(patients: int, population: Population, rng: np.random.Generator)
 
 def _draw_copies(knees: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """A row for each copy to plant; `seen_as` is a new patient, `how` what is done to the file."""
-    fault = np.repeat(FAULTS, max(2, round(FAULT_SHARE * len(knees))))
+    fewest = min(2, len(knees) // len(FAULTS))
+    fault = np.repeat(FAULTS, max(fewest, round(FAULT_SHARE * len(knees))))
     relabelled = fault == "relabelled"
     every_fourth = np.arange(len(fault)) % 4 == 0
     relabelling = np.where(every_fourth, "re-encoded", "byte copy")
@@ -472,6 +483,19 @@ def _altered(
     if how == "mirrored":
         flip = Image.Transpose.FLIP_LEFT_RIGHT
         return image.transpose(flip), mask.transpose(flip), "left to right"
+    if how == "rotated":
+        angle = rng.uniform(2, 15) * rng.choice([-1, 1])
+        turned = image.rotate(angle, Image.Resampling.BILINEAR)
+        return turned, mask.rotate(angle, Image.Resampling.NEAREST), f"by {angle:.1f} degrees"
+    if how in ("cropped", "close-up"):
+        return _cut(image, mask, rng.uniform(0.85, 0.95) if how == "cropped" else 0.5, rng)
+    if how == "padded":
+        edge = round(image.width * rng.uniform(0.05, 0.1))
+        colour = int(rng.choice([0, 255]))
+        padded = ImageOps.expand(image, edge, colour), ImageOps.expand(mask, edge, 0)
+        return *padded, f"by {edge} px of {'white' if colour else 'black'}"
+    if how == "inverted":
+        return ImageOps.invert(image), mask.copy(), "dark bone"
     if how == "re-contrasted":
         gamma = rng.uniform(1.15, 1.4) ** rng.choice([-1, 1])
         gain, offset = rng.uniform(0.85, 1.1), rng.uniform(-10, 15)
@@ -479,6 +503,18 @@ def _altered(
         detail = f"gamma {gamma:.3f}, gain {gain:.3f}, offset {offset:.1f}"
         return image.point(curve.round().astype(int).tolist()), mask.copy(), detail
     return image.copy(), mask.copy(), "same pixels"
+
+
+def _cut(
+    image: Image.Image, mask: Image.Image, share: float, rng: np.random.Generator
+) -> tuple[Image.Image, Image.Image, str]:
+    """A part of that share of each side, enlarged to the whole size again."""
+    side = round(image.width * share)
+    left, top = (int(rng.integers(0, image.width - side + 1)) for _ in "xy")
+    box = (left, top, left + side, top + side)
+    enlarged = image.resize(image.size, Image.Resampling.BICUBIC, box)
+    small = mask.resize(mask.size, Image.Resampling.NEAREST, box)
+    return enlarged, small, f"to {share:.0%} of each side, then enlarged"
 
 
 def _write_tables(

@@ -129,19 +129,58 @@ def test_each_kind_of_fault_is_planted_as_recorded(simulated, listing, truth):
     assert copies["source"].is_unique
     for copy in copies.itertuples():
         image, source = (read_image(simulated / path) for path in (copy.path, copy.source))
-        if copy.fault == "mirrored":
-            image = image[:, ::-1]
+        masks, original = (read_mask(simulated, path) for path in (copy.path, copy.source))
+        assert (sha[copy.path] == sha[copy.source]) == (copy.fault_detail == "same bytes")
+        assert all(mask.shape == image.shape for mask in masks.values())
+        if copy.fault in ("cropped", "close-up"):  # which part it was is not recorded
+            assert image.shape == source.shape
+            assert copy.fault != "close-up" or copy.fault_detail.startswith("to 50% of each side")
+            continue
+        image, masks = undone(copy, image), {n: undone(copy, m) for n, m in masks.items()}
         if copy.fault == "resized":
             assert 0.55 < len(image) / len(source) < 0.95
+        inside = undone(copy, np.full(read_image(simulated / copy.path).shape, 255, np.uint8)) > 0
         same_size = np.asarray(Image.fromarray(image).resize(source.shape[::-1]))
-        assert np.corrcoef(same_size.ravel(), source.ravel())[0, 1] > 0.95, copy.fault
-        assert (sha[copy.path] == sha[copy.source]) == (copy.fault_detail == "same bytes")
-        masks, original = (read_mask(simulated, path) for path in (copy.path, copy.source))
+        inside = np.asarray(Image.fromarray(inside).resize(source.shape[::-1]))
+        correlation = np.corrcoef(same_size[inside], source[inside])[0, 1]
+        assert (-correlation if copy.fault == "inverted" else correlation) > 0.95, copy.fault
         for name in MASKS:
-            mask = masks[name][:, ::-1] if copy.fault == "mirrored" else masks[name]
-            assert abs(mask.mean() - original[name].mean()) < 0.02
-            assert len(mask) == len(image)
-            assert copy.fault == "resized" or (mask == original[name]).all()
+            assert abs(masks[name].mean() - original[name].mean()) < 0.02 + 1 - inside.mean()
+            exact = copy.fault not in ("resized", "rotated")
+            assert not exact or (masks[name] == original[name]).all()
+
+
+def undone(copy, image):
+    """What was done to where things are in the film, or its mask, undone."""
+    if copy.fault == "mirrored":
+        return image[:, ::-1]
+    if copy.fault == "padded":
+        edge = int(copy.fault_detail.split()[1])
+        return image[edge:-edge, edge:-edge]
+    if copy.fault == "rotated":
+        return np.asarray(Image.fromarray(image).rotate(-float(copy.fault_detail.split()[1])))
+    return image
+
+
+def test_a_part_is_cut_alike_from_film_and_mask(simulated):
+    """Where the film has its one bright square, the mask has it too."""
+    film = np.zeros((60, 60), np.uint8)
+    film[26:34, 26:34] = 255
+    cut = corpus._cut(*(Image.fromarray(film),) * 2, 0.9, np.random.default_rng(0))
+    image, mask, detail = np.asarray(cut[0]) > 127, np.asarray(cut[1]) > 127, cut[2]
+    assert detail == "to 90% of each side, then enlarged"
+    assert (image != mask).mean() < 0.01
+    assert mask.sum() == pytest.approx(64 / 0.9**2, rel=0.15)
+
+
+def test_the_plan_of_the_quick_corpus_never_changes():
+    """Published results rest on it. What is not whole numbers or names may differ in the last bit."""
+    patients = get_profile("quick").patients
+    rng = np.random.default_rng(np.random.SeedSequence(0).spawn(1)[0])
+    files = corpus._draw_files(patients, Population(), True, rng)
+    assert files["fault"].value_counts().to_dict() == {"": 1280, **dict.fromkeys(FAULTS, 20)}
+    columns = ["path", "patient", "side", "site", "label_index", "folder", "fault", "how", "source"]
+    assert rows_digest(files, columns).startswith("4a8150a5a1df7d29")
 
 
 def test_metadata_does_not_give_the_copies_away(listing, truth):
