@@ -174,7 +174,7 @@ def test_a_part_is_cut_alike_from_film_and_mask(simulated):
 
 
 def test_the_plan_of_the_quick_corpus_never_changes():
-    """Published results rest on it. What is not whole numbers or names may differ in the last bit."""
+    """Published results rest on it. Fractions are left out: their last bit may differ."""
     patients = get_profile("quick").patients
     rng = np.random.default_rng(np.random.SeedSequence(0).spawn(1)[0])
     files = corpus._draw_files(patients, Population(), True, rng)
