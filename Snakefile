@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from osteo_utils.profiles import get_profile, recipe
+from osteo_utils.registry import MEMBERS, MODELS
 
 PROFILE, CORPUS = config["profile"], config["corpus"]
 BUILD = f"build/{config['name']}/{PROFILE}"
@@ -41,9 +42,6 @@ CHAPTERS = {
     "22_try_your_own": ["03_splitting_without_leaking"],
 }
 
-MODELS = ["custom_cnn", "alexnet", "vgg16", "vgg19", "resnet50", "inception_v3", "xception"]
-MODELS += ["densenet121", "mobilenet_v2", "late_fusion"]
-
 OFFERED = ["custom_cnn", "mobilenet_v2"]  # to readers who try their own film
 
 # A chapter, and the models whose runs it reads: trained before it, side by side.
@@ -64,9 +62,6 @@ TRAINED = {
     "19_can_you_trust_a_heatmap": MODELS,
     "22_try_your_own": OFFERED,
 }
-
-# A fusion, and the members whose runs it starts from where its recipe says so.
-MEMBERS = {"late_fusion": ["vgg16", "inception_v3"]}
 
 OSTEO_UTILS = sorted(str(path) for path in Path("osteo_utils").rglob("*") if path.suffix in {".py", ".js", ".css"})
 DATA = sorted(str(path) for path in Path("data").rglob("*.csv"))

@@ -3,9 +3,11 @@
     python benchmarks/bench_kill.py --what training --runs 20 --out kills.json
     python benchmarks/bench_kill.py --what book --runs 20 --checkout . --out kills.json
 
-Each run starts from nothing in a copy of the checkout, is killed with SIGKILL (the whole process
-group, at a random moment), and is then started again and left to its end. `--chain` kills the same
-build as often instead, one kill after another, and compares once: 20 kills of a book in an hour.
+Each run starts from nothing in a copy of the checkout, is killed with SIGKILL at a random moment,
+and is then started again and left to its end. `--chain` kills the same build as often instead, one
+kill after another, and compares once: 20 kills of a book in an hour. Killed are the whole process
+group and what outlives it: a Jupyter kernel is in a group of its own, and one that went on writing
+would spoil the next attempt. Every process of a run is known by a mark in its environment.
 Two unkilled runs come first: what differs between those two (times, dates) is no result.
 The packages are those of the Python that runs this. POSIX alone: it needs process groups.
 """
@@ -14,18 +16,21 @@ import argparse
 import json
 import os
 import random
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pandas as pd
+import psutil
 from bs4 import BeautifulSoup
 
 SOURCES: Final = (
@@ -41,6 +46,7 @@ LEFTOVERS: Final = (
     *("runs/**/progress", "**/.part-*", "**/*.part", "**/*.partial.ipynb"),
     ".snakemake/incomplete/*",
 )
+MARK: Final = "OSTEO_BENCH_KILL"  # an environment variable that all processes of a run inherit
 TOLERANCE: Final = 1e-4  # of a probability: sums on several threads differ in their last digits
 TRAINING: Final = (
     "import sys; from osteo_utils.course import open_course, train_model; "
@@ -54,6 +60,7 @@ class Result:
 
     killed_after: list[float]  # seconds of each attempt
     at: str  # what was there at the last kill
+    outlived: list[str]  # processes that were still alive when the process group was dead
     probabilities: float  # largest difference from the unkilled run
     lines: list[str]  # of pages and chapters that differ
     leftovers: list[str]
@@ -81,9 +88,15 @@ def command_of(what: str, model: str) -> list[str]:
     return [sys.executable, "book/locked.py", "build/book.lock", *build]
 
 
-def run(command: list[str], home: Path, seconds: float | None = None) -> float | None:
-    """Run to the end, or kill after some seconds; the seconds it took, None if it was killed."""
-    environment = os.environ | {"PYTHONPATH": str(home), "TF_CPP_MIN_LOG_LEVEL": "3"}
+def run(
+    command: list[str], home: Path, seconds: float | None = None, outlived: list[str] | None = None
+) -> float | None:
+    """Run to the end, or kill after some seconds; the seconds it took, None if it was killed.
+
+    What outlived the process group, or the end, is killed and named in `outlived`.
+    """
+    mark = secrets.token_hex(8)
+    environment = os.environ | {"PYTHONPATH": str(home), "TF_CPP_MIN_LOG_LEVEL": "3", MARK: mark}
     start = time.monotonic()
     with (home / "bench.log").open("ab") as log:
         process = subprocess.Popen(
@@ -94,10 +107,34 @@ def run(command: list[str], home: Path, seconds: float | None = None) -> float |
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            return None
+    took = time.monotonic() - start
+    found = kill_marked(mark)
+    if outlived is not None:
+        outlived += found
+    if process.returncode == -signal.SIGKILL:
+        return None
     if process.returncode:
         sys.exit(f"{home}: failed without being killed; see bench.log there")
-    return time.monotonic() - start
+    return took
+
+
+def kill_marked(mark: str) -> list[str]:
+    """Kill every living process with this mark, until there is none; their command lines."""
+    found = []
+    while alive := [process for process in psutil.process_iter() if _has(process, mark)]:
+        for process in alive:
+            with suppress(psutil.NoSuchProcess):
+                found.append(" ".join(process.cmdline())[:120])
+                process.kill()
+        psutil.wait_procs(alive, timeout=10)
+    return found
+
+
+def _has(process: psutil.Process, mark: str) -> bool:
+    try:
+        return bool(process.environ().get(MARK) == mark)
+    except (psutil.Error, OSError):  # another user's, or gone by now
+        return False
 
 
 def state(home: Path) -> str:
@@ -159,15 +196,16 @@ def killed_run(
     command: list[str], home: Path, unkilled: tuple[Path, Path], moments: list[float]
 ) -> Result:
     """Kill at the moments, one attempt each, run to the end, compare."""
-    attempts, at = [], "finished before"
+    attempts, at, outlived = [], "finished before", list[str]()
     for moment in moments:
-        if run(command, home, moment) is not None:
+        if run(command, home, moment, outlived) is not None:
             break
         attempts.append(round(moment, 1))
         at = state(home)
-    run(command, home)
+    left = list[str]()
+    run(command, home, None, left)
     largest, lines = differences(home, unkilled)
-    return Result(attempts, at, largest, lines, leftovers(home))
+    return Result(attempts, at, outlived, largest, lines, [*leftovers(home), *left])
 
 
 def main() -> None:
@@ -202,6 +240,7 @@ def main() -> None:
         results.append(found)
         print(
             f"{each + 1:2d} | killed after {found.killed_after} s: {found.at} | "
+            f"{len(found.outlived)} processes outlived their group | "
             f"probabilities within {found.probabilities:.1g} | {len(found.lines)} lines differ | "
             f"left behind: {found.leftovers or 'nothing'} | {'same' if found.same else 'NOT SAME'}",
             flush=True,

@@ -7,7 +7,6 @@ not the painting by the compositor. Below 16 ms a slider keeps up with a screen 
 second. On a busy machine the 95th percentile says more about the machine.
 """
 
-import base64
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from typing import Any
 import anywidget
 import numpy as np
 import pandas as pd
+from ipywidgets.embed import dependency_state, embed_data
 from playwright.sync_api import Page, sync_playwright
 
 from osteo_utils.labels import CLASS_NAMES
@@ -32,31 +32,12 @@ FILMS = 12  # of the CamExplorer
 SIDE = 128
 ANSWERED = 249  # films of validation, and of test
 
-PAGE = """<!doctype html><meta charset="utf-8"><title>bench</title><style>{css}</style>
-<main id="here"></main>
-<script type="module">
-const state = {state};
-const binary = {binary};
-for (const [name, text] of Object.entries(binary)) {{
-  state[name] = new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
-}}
-const heard = {{}};
-const model = {{
-  get: (name) => state[name],
-  set: (name, value) => {{
-    if (Object.is(state[name], value)) return;
-    state[name] = value;
-    for (const draw of heard[`change:${{name}}`] ?? []) draw();
-  }},
-  save_changes: () => {{}},
-  on: (names, draw) => names.split(" ").forEach((name) => (heard[name] ??= []).push(draw)),
-  off: () => {{}},
-}};
-const source = new Blob([{esm}], {{ type: "text/javascript" }});
-const {{ default: widget }} = await import(URL.createObjectURL(source));
-await widget.render({{ model, el: document.getElementById("here") }});
-window.ready = true;
-</script>"""
+# As a page of the book has it: the saved state, a view, and the book's own loader.
+LOADER = Path(__file__).resolve().parents[1] / "book/assets/js/widgets.js"
+PAGE = """<!doctype html><meta charset="utf-8"><title>bench</title>
+<script type="application/vnd.jupyter.widget-state+json">{state}</script>
+<script type="application/vnd.jupyter.widget-view+json">{view}</script>
+<script src="{loader}"></script>"""
 
 MOVES = """async (control) => {
   const [low, high, step] = [control.min, control.max, control.step].map(Number);
@@ -75,18 +56,12 @@ MOVES = """async (control) => {
 
 
 def page_of(widget: anywidget.AnyWidget) -> str:
-    """A page with the widget and the least model that it can follow."""
-    own = {name: getattr(widget, name) for name in widget.keys if name not in _core()}
-    binary = {k: base64.b64encode(v).decode() for k, v in own.items() if isinstance(v, bytes)}
-    state = {name: value for name, value in own.items() if name not in binary}
-    text = {"state": state, "binary": binary, "esm": widget.get_state()["_esm"]}
-    return PAGE.format(
-        css=widget.get_state()["_css"], **{k: json.dumps(v) for k, v in text.items()}
-    )
-
-
-def _core() -> set[str]:
-    return {*anywidget.AnyWidget().keys, "_esm", "_css"}
+    """A page with the widget, as the book has it."""
+    data = embed_data([widget], state=dependency_state([widget]))
+    state, (view,) = data["manager_state"], data["view_specs"]
+    texts = {"state": state, "view": view}
+    safe = {name: json.dumps(text).replace("</", "<\\/") for name, text in texts.items()}
+    return PAGE.format(loader=LOADER.as_uri(), **safe)
 
 
 def decisions(rng: np.random.Generator) -> DecisionExplorer:
@@ -126,7 +101,7 @@ CASES: tuple[tuple[Callable[[np.random.Generator], anywidget.AnyWidget], dict[st
 def times(page: Page, file: Path) -> dict[str, list[float]]:
     """Milliseconds of every move, by the label of the slider."""
     page.goto(file.as_uri())
-    page.wait_for_function("window.ready", timeout=30_000)
+    page.wait_for_selector("input[type=range]", timeout=30_000)
     sliders = page.locator("input[type=range]").all()
     labels = [slider.evaluate("e => e.labels[0].textContent") for slider in sliders]
     found = zip(labels, sliders, strict=True)

@@ -3,7 +3,8 @@
 python book/build.py --profile quick --corpus simulated
 
 Before that it asks what times of files cannot tell: whether the films of the corpus are still the
-same, and which finished runs no longer fit their network, settings or split.
+same, and which finished runs no longer fit their network, settings or split. The first is said by
+corpus.txt, the second by the files in trained/, the stamps.
 
 `make book` calls this with a lock held (see locked.py), hence Snakemake's own lock, which
 survives a kill, is switched off.
@@ -15,13 +16,16 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from osteo_utils.corpus import corpus_name
+from osteo_utils.corpus import CorpusError, corpus_name, listing_digest
+from osteo_utils.course import Course, listed, open_course
 from osteo_utils.profiles import PROFILES, get_profile, recipe
-from osteo_utils.runs import run_digest
+from osteo_utils.registry import MODELS
+from osteo_utils.runs import differences, run_digest, settings_of
 from osteo_utils.store import replace_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +51,8 @@ def snakemake_command(settings: Path, missing: Sequence[Path] = ()) -> list[str]
     `settings` is the file that `write_settings` wrote. `missing` are stamps (see `update_stamps`)
     that have to be made even if every page is newer than what is left.
     """
-    command = [sys.executable, "-m", "snakemake", "book", *map(str, missing)]
+    stamps = [str(stamp.relative_to(ROOT)) for stamp in missing]
+    command = [sys.executable, "-m", "snakemake", "book", *stamps]
     command += ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT)]
     command += ["--cores", "all", "--rerun-incomplete", "--nolock", "--keep-going"]
     command += ["--quiet", "all", "--max-checksum-file-size", "0", "--configfile", str(settings)]
@@ -67,12 +72,27 @@ def build_folder(profile: str, corpus: str) -> Path:
     return ROOT / "build" / corpus_name(corpus) / profile
 
 
+def write_corpus(course: Course, file: Path) -> None:
+    """Write the folder of the corpus, and a digest of all that a listing tells of it.
+
+    Only if they have changed, so that the file's time is that of the last change of the corpus.
+    """
+    lines = f"{course.root}\n{listing_digest(listed(course))}\n"
+    if not file.exists() or file.read_text(encoding="utf-8") != lines:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(file, lambda part: part.write_text(lines, encoding="utf-8"))
+
+
 def methods(profile: str, folder: Path) -> dict[str, dict[str, Any]]:
-    """How each network would be trained now, computed anew when the package has changed."""
+    """How each network would be trained now, computed anew when the package has changed.
+
+    Keras has to build all of them for that, which is said in a line.
+    """
     key = sources_digest(ROOT / "osteo_utils")
     file = folder / f"methods-{key}.json"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
+        print("Building each network once, to know which trainings still fit them.", flush=True)
         command = [sys.executable, str(SCRIPTS / "methods.py"), profile, str(file)]
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
@@ -110,6 +130,13 @@ def update_stamps(fitting: Sequence[Path], folder: Path) -> None:
             write_stamp(stamp, run)
 
 
+def missing_stamps(profile: str, folder: Path) -> list[Path]:
+    """The stamps that the whole book needs and that are not there: those runs are to be trained."""
+    each = {model: recipe(get_profile(profile), model).seeds for model in MODELS}
+    wanted = [stamp_of(folder, m, f"seed{seed}") for m, seeds in each.items() for seed in seeds]
+    return [stamp for stamp in wanted if not stamp.exists()]
+
+
 def stamp_of(folder: Path, model: str, seed: str) -> Path:
     """Where the build notes that a run fits, below its folder; `seed` is "seed0" and so on."""
     return folder / "trained" / f"{model}-{seed}.txt"
@@ -123,26 +150,25 @@ def write_stamp(stamp: Path, run: Path) -> None:
 
 
 def fitting_runs(runs: Path, expected: Mapping[str, Mapping[str, Any]]) -> list[Path]:
-    """Folders of the finished runs in `runs/<corpus>/<profile>` that fit.
+    """Folders of the finished runs in `runs/<corpus>/<profile>` that the book may show.
 
-    A run fits if it was trained as `expected` of its model (see `methods`), on the split that is
-    there, and, of a fusion that starts from its members' runs, from those that are there.
+    They are of the seeds of the profile, and were trained as `expected` of their model (see
+    `methods`) on the split that is there, a fusion from the members' runs that are there.
     """
     split = _read_json(runs / "split.json")
-    made_of = {key: split.get(key) for key in ("split_hash", "films")}
-    return [
-        file.parent
+    identity = {key: split.get(key, "") for key in ("split_hash", "films")}
+    profile = get_profile(runs.name)
+    folders = {
+        runs / model / f"seed{seed}": (method, seed)
         for model, method in expected.items()
-        for file in sorted(runs.glob(f"{model}/seed*/run.json"))
-        if _fits(_read_json(file), {**method, **made_of}, file.parent)
+        for seed in recipe(profile, model).seeds
+    }
+    return [
+        folder
+        for folder, (method, seed) in folders.items()
+        if (info := _read_json(folder / "run.json"))
+        and not differences(info, settings_of(method, identity, seed, folder))
     ]
-
-
-def _fits(info: Mapping[str, Any], expected: Mapping[str, Any], folder: Path) -> bool:
-    members = info.get("members") or {}
-    runs = {member: folder.parent.parent / member / folder.name for member in members}
-    there = {m: run_digest(run) for m, run in runs.items() if (run / "run.json").exists()}
-    return members == there and all(info.get(key) == value for key, value in expected.items())
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -160,26 +186,21 @@ def main() -> None:
     parser.add_argument("--corpus", type=corpus_argument, default="simulated")
     asked = parser.parse_args()
     folder = build_folder(asked.profile, asked.corpus)
-    listing = [sys.executable, str(SCRIPTS / "make_corpus.py"), asked.profile, asked.corpus]
-    if subprocess.run([*listing, str(folder / "corpus.txt")], cwd=ROOT, check=False).returncode:
-        sys.exit("The book was not built: the corpus cannot be used, as said above.")
-    runs = ROOT / "runs" / corpus_name(asked.corpus) / asked.profile
-    built = any(folder.glob("methods-*.json")) or any(runs.glob("*/seed*/run.json"))
-    expected = methods(asked.profile, folder) if built else {}  # a first build trains everything
-    update_stamps(fitting_runs(runs, expected), folder)
-    profile = get_profile(asked.profile)
-    stamps = [
-        stamp_of(folder, model, f"seed{seed}").relative_to(ROOT)
-        for model in expected
-        for seed in recipe(profile, model).seeds
-    ]
-    missing = [stamp for stamp in stamps if not (ROOT / stamp).exists()]
-    command = snakemake_command(write_settings(asked.profile, asked.corpus, folder), missing)
+    try:
+        with redirect_stdout(sys.stderr):
+            course = open_course(asked.profile, asked.corpus, runs=ROOT / "runs")
+            write_corpus(course, folder / "corpus.txt")
+    except CorpusError as error:
+        sys.exit(f"The book was not built: {error}")
+    trained = any(course.folder.glob("*/seed*/run.json"))
+    expected = methods(asked.profile, folder) if trained else {}
+    update_stamps(fitting_runs(course.folder, expected), folder)
+    settings = write_settings(asked.profile, asked.corpus, folder)
+    command = snakemake_command(settings, missing_stamps(asked.profile, folder))
     if subprocess.run(command, check=False).returncode:
         sys.exit(
             "The book was not built; what failed is said above. `make book` goes on from there."
         )
-    methods(asked.profile, folder)  # now, so that the next build need not wait for it
     print(f"The book: {(folder / 'html/index.html').as_uri()}")
 
 

@@ -1,6 +1,8 @@
 """Lay out the sources of the book in one folder: pages, executed chapters, browser libraries.
 
 python book/stage.py SITE VENDOR MODELS RUNS EXECUTED.ipynb...
+
+RUNS is runs/<corpus>/<profile>. The pages show those runs in it that fit, and no others.
 """
 
 import json
@@ -16,6 +18,8 @@ from osteo_utils.course import installed
 from osteo_utils.escape import markdown
 from osteo_utils.export import check_site
 from osteo_utils.runs import Run
+
+from build import fitting_runs, methods
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "jupyter-book")
@@ -101,7 +105,7 @@ def main() -> None:
     shutil.copytree(ROOT / "book", site / "book", ignore=shutil.ignore_patterns("*.py", "*.json"))
     shutil.copytree(vendor, site / "book/assets/vendor")
     shutil.copytree(models, site / "book/assets/models")
-    trained = read_models(runs)
+    trained = read_models(runs, fitting_runs(runs, methods(runs.name, site.parent)))
     everyone = [run for seeds in trained.values() for run in seeds]
     check_site(models, everyone)
     write_cards(trained, read_findings(runs), site / "book/cards")

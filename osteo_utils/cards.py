@@ -9,7 +9,7 @@ what is missing raises `CardError`, and with it the build stops.
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -127,20 +127,19 @@ def write_cards(
     return [target / name for name in pages]
 
 
-def read_models(runs: Path) -> dict[str, list[Run]]:
-    """The finished runs of `runs/<corpus>/<profile>` by model, as the book shows them.
+def read_models(runs: Path, shown: Iterable[Path]) -> dict[str, list[Run]]:
+    """The runs in the folders `shown`, which lie below `runs/<corpus>/<profile>`, by model.
 
-    Models in the registry's order, seeds in theirs. A network that is none of the book's, such as
-    a fusion of two that the command line trained, is left out, in a line on stderr. Raises
-    `RunError` for a damaged run and for one on another split than split.csv, `CardError` if there
-    is none.
+    `shown` are those of the book: of its networks, in the seeds of the profile, and fitting what
+    would be trained now. Models come in the registry's order, seeds in theirs. Other finished runs
+    there are left out, in a line on stderr. Raises `RunError` for a damaged run and for one on
+    another split than split.csv, `CardError` if there is none.
     """
-    known, order = split_hash(read_split(runs / "split.csv")), list(ARCHITECTURES)
-    folders = sorted(file.parent for file in runs.glob("*/seed*/run.json"))
-    if other := [folder for folder in folders if folder.parent.name not in order]:
+    known, order, shown = split_hash(read_split(runs / "split.csv")), list(ARCHITECTURES), {*shown}
+    if other := sorted({file.parent for file in runs.glob("*/seed*/run.json")} - shown):
         names = ", ".join(str(folder.relative_to(runs)) for folder in other)
-        print(f"{runs}: left out, since no chapter is about them: {names}", file=sys.stderr)
-    found = [read_run(folder, known) for folder in folders if folder not in other]
+        print(f"{runs}: left out, since they are no runs of the book: {names}", file=sys.stderr)
+    found = [read_run(folder, known) for folder in shown]
     found.sort(key=lambda run: (order.index(run.info["model"]), run.info["seed"]))
     if not found:
         raise CardError("scores", runs, "found no finished run", "train a model first")

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from osteo_utils import __version__
 from osteo_utils.escape import printable, spreadsheet
-from osteo_utils.profiles import PROFILES, get_profile
+from osteo_utils.profiles import PROFILES
+from osteo_utils.registry import MODELS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,11 +31,7 @@ if TYPE_CHECKING:
 
     from osteo_utils.runs import Run
 
-# Written out, since the registries stand in modules that import Keras; tests hold them together.
-MODELS: Final = (
-    *("custom_cnn", "alexnet", "vgg16", "vgg19", "resnet50", "inception_v3", "xception"),
-    *("densenet121", "mobilenet_v2", "late_fusion"),
-)
+# Written out, since their registry stands in a module that imports Keras; tests hold them together.
 METHODS: Final = (
     *("grad_cam", "grad_cam_plus_plus", "layer_cam", "score_cam"),
     *("occlusion", "integrated_gradients"),
@@ -309,8 +306,9 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
 
 def _corpus(arguments: argparse.Namespace) -> Result:
     from osteo_utils.corpus import list_corpus
+    from osteo_utils.course import corpus_folder
 
-    root = _corpus_folder(arguments)
+    root = corpus_folder(arguments.profile, arguments.corpus, arguments.runs)
     files, facts = list_corpus(root), root / "corpus.json"
     known = json.loads(facts.read_text(encoding="utf-8")) if facts.exists() else {}
     best: dict[str, float] | None = known.get("best_possible")
@@ -320,14 +318,6 @@ def _corpus(arguments: argparse.Namespace) -> Result:
     if best is not None:
         told = [f"Best possible {_words(name)}: {value:.3f}" for name, value in best.items()]
     return Result(data, "\n".join([f"{len(files):,} files in {root}", _table(classes), *told]))
-
-
-def _corpus_folder(arguments: argparse.Namespace) -> Path:
-    """Where the chapters would find the corpus, made or fetched if need be."""
-    from osteo_utils.corpus import open_corpus
-
-    home = arguments.runs.resolve().parent / "corpora"
-    return open_corpus(arguments.corpus, get_profile(arguments.profile), home)
 
 
 def _counted(name: str, files: "pd.DataFrame") -> dict[str, Any]:
@@ -344,10 +334,10 @@ def _counted(name: str, files: "pd.DataFrame") -> dict[str, Any]:
 def _audit(arguments: argparse.Namespace) -> Result:
     from osteo_utils.audit import audit, counts, score_against_truth, summary, write_audit
     from osteo_utils.corpus import list_corpus, read_truth
-    from osteo_utils.course import audited, open_course
+    from osteo_utils.course import audited, corpus_folder, open_course
 
     if folder := arguments.out:
-        root = _corpus_folder(arguments)
+        root = corpus_folder(arguments.profile, arguments.corpus, arguments.runs)
         report = audit(root, list_corpus(root))
         folder.mkdir(parents=True, exist_ok=True)
         write_audit(report, folder)

@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from osteo_utils.corpus import corpus_name
-from osteo_utils.course import Course, split, train_seeds
+from osteo_utils.course import Course, fitting_runs, train_seeds
 from osteo_utils.ensembles import HOW, PAIRS, How, ensemble_predictions, published_key
 from osteo_utils.evaluate import (
     IF_CALIBRATED,
@@ -35,15 +34,7 @@ from osteo_utils.evaluate import (
 )
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.models import ARCHITECTURES, get_architecture
-from osteo_utils.runs import (
-    Run,
-    RunError,
-    is_complete,
-    probabilities,
-    read_run,
-    run_folder,
-)
-from osteo_utils.splits import split_hash
+from osteo_utils.runs import Run, RunError, probabilities
 
 Floats = npt.NDArray[np.float64]
 Kind = Literal["single", "fusion", "pair", "ensemble", "baseline"]
@@ -107,26 +98,20 @@ def entrants(course: Course) -> dict[str, Entrant]:
 
 
 def finished(course: Course) -> dict[str, list[Run]]:
-    """The finished runs of every architecture, all seeds of the profile, in the registry's order.
+    """The runs of every architecture that fit (`fitting_runs`), in the registry's order.
 
     What is missing is trained in the profile smoke, where it takes a minute; in any other it is
     left out, and the print says which chapter makes it.
     """
     if course.profile.name == "smoke":
         return {name: train_seeds(course, name) for name in ARCHITECTURES}
-    found = {name: _read_finished(course, name) for name in ARCHITECTURES}
+    found = fitting_runs(course, ARCHITECTURES)
     if missing := [get_architecture(name).title for name, runs in found.items() if not runs]:
-        print(f"No finished run of {', '.join(missing)}: left out. Their chapters make them.")
+        print(
+            f"No finished run of {', '.join(missing)} as it is now: left out. Their chapters make "
+            "them."
+        )
     return {name: runs for name, runs in found.items() if runs}
-
-
-def _read_finished(course: Course, name: str) -> list[Run]:
-    corpus, profile = corpus_name(course.corpus), course.profile.name
-    seeds = course.recipe(name).seeds
-    folders = [run_folder(course.runs, corpus, profile, name, seed) for seed in seeds]
-    complete = [folder for folder in folders if is_complete(folder)]
-    known = split_hash(split(course)) if complete else None
-    return [read_run(folder, known) for folder in complete]
 
 
 def read_baselines(course: Course) -> pd.DataFrame | None:

@@ -28,12 +28,14 @@ from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.profiles import Profile, get_profile, recipe
 from osteo_utils.runs import (
     Run,
-    RunError,
+    differences,
     installed_versions,
     is_complete,
+    no_longer_fits,
     probabilities,
     read_run,
     run_folder,
+    settings_of,
 )
 from osteo_utils.splits import (
     SplitError,
@@ -41,18 +43,20 @@ from osteo_utils.splits import (
     make_split,
     read_split,
     split_changes,
+    split_identity,
     write_split,
 )
 from osteo_utils.store import locked, replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from osteo_utils.training import Arrays
 
 DRIVE = Path("/content/drive")  # where Colab mounts Google Drive
 # Of all ten networks of a profile; quick: the sum of a build's own records.
 TRAINING_TIME = {"quick": "about half an hour on two processor cores", "full": "hours on a GPU"}
+LARGEST_SEED = 2**31 - 1  # Keras adds a little to it and keeps it in 32 bits
 SHOWN_VERSIONS = ("osteo-utils", "tensorflow", "keras", "numpy", "pandas", "scikit-learn")
 
 
@@ -82,14 +86,15 @@ def open_course(
     """Open a corpus in a profile, making or fetching the corpus if it is not there yet.
 
     `corpus` is "simulated", "kaggle", or the path of a folder or zip with one sub-folder a
-    class. `seed` is that of training and of a chapter's own random draws; corpus and split do not
-    depend on it. `runs` starts at the folder of the course where a chapter of it is run, else at
-    the current one. Corpora lie in `corpora/` beside it, but never on Google Drive, which is slow
-    with many small files. Prints what is used, with versions.
+    class. `seed`, 0..LARGEST_SEED, is that of training and of a chapter's own random draws; corpus
+    and split do not depend on it. `runs` starts at the folder of the course where a chapter of it
+    is run, else at the current one. Corpora lie in `corpora/` beside it, but never on Google
+    Drive, which is slow with many small files. Prints what is used, with versions.
     """
-    home = (_start() / runs).resolve()
-    settings = get_profile(profile)
-    root = open_corpus(corpus, settings, _corpora(home))
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"seed: expected a whole number in 0..{LARGEST_SEED}, found {seed}")
+    settings, home = get_profile(profile), _home(runs)
+    root = corpus_folder(profile, corpus, runs)
     course = Course(settings, str(corpus_path(corpus) or corpus), seed, home, root)
     course.folder.mkdir(parents=True, exist_ok=True)
     _check_path(course)
@@ -97,10 +102,17 @@ def open_course(
     return course
 
 
-def _start() -> Path:
+def corpus_folder(
+    profile: str = "quick", corpus: str = "simulated", runs: str | Path = "runs"
+) -> Path:
+    """Where `open_course` finds the corpus, made or fetched if it is not there yet."""
+    return open_corpus(corpus, get_profile(profile), _corpora(_home(runs)))
+
+
+def _home(runs: str | Path) -> Path:
     here = Path.cwd()
     in_checkout = here.name == "notebooks" and (here.parent / "osteo_utils").is_dir()
-    return here.parent if in_checkout else here
+    return ((here.parent if in_checkout else here) / runs).resolve()
 
 
 def _corpora(runs: Path) -> Path:
@@ -258,18 +270,61 @@ def train_model(course: Course, model: str, seed: int | None = None) -> Run:
 
 def _train(course: Course, model: str, seeds: "Sequence[int]") -> list[Run]:
     from osteo_utils.models import get_architecture
-    from osteo_utils.training import train
+    from osteo_utils.training import load_parts, train
 
-    settings, parts, name = course.recipe(model), split(course), corpus_name(course.corpus)
+    settings, name = course.recipe(model), corpus_name(course.corpus)
     if settings.weights == "members":
         for member in get_architecture(model).members:
             _train(course, member, seeds)
-    images = arrays(course, settings.image_size)
-    folders = [run_folder(course.runs, name, course.profile.name, model, seed) for seed in seeds]
+    parts = split(course)
+    images = load_parts(course.root, parts, settings.image_size, course.folder / "cache")
     return [
-        train(model, images, parts, settings, seed, folder, name, (), settings.replaces_stale)
-        for seed, folder in zip(seeds, folders, strict=True)
+        train(
+            *(model, images, parts, settings, seed, _run_folder(course, model, seed), name),
+            replace_stale=settings.replaces_stale,
+        )
+        for seed in seeds
     ]
+
+
+def _run_folder(course: Course, model: str, seed: int) -> Path:
+    return run_folder(course.runs, corpus_name(course.corpus), course.profile.name, model, seed)
+
+
+def fitting_runs(
+    course: Course, models: "Iterable[str]", seeds: "Sequence[int] | None" = None
+) -> dict[str, list[Run]]:
+    """The finished runs of each model that fit its network, settings and films as they are now.
+
+    Of the seeds of the profile, or of those that are named; a model that has none has an empty
+    list. Whoever reads runs of a course asks here: none is believed because it exists. One that
+    no longer fits counts as absent where the profile would train it again, and is refused
+    (`RunError`) where it would not, as is a damaged one.
+    """
+    wanted = {model: course.recipe(model).seeds if seeds is None else seeds for model in models}
+    there = {
+        model: [seed for seed in each if is_complete(_run_folder(course, model, seed))]
+        for model, each in wanted.items()
+    }
+    identity = split_identity(split(course)) if any(there.values()) else {}
+    found = {
+        model: [_fitting_run(course, model, seed, identity) for seed in each]
+        for model, each in there.items()
+    }
+    return {model: [run for run in each if run is not None] for model, each in found.items()}
+
+
+def _fitting_run(
+    course: Course, model: str, seed: int, identity: "Mapping[str, str]"
+) -> Run | None:
+    from osteo_utils.training import method_of
+
+    profile, folder = course.recipe(model), _run_folder(course, model, seed)
+    run = read_run(folder)
+    changed = differences(run.info, settings_of(method_of(model, profile), identity, seed, folder))
+    if changed and not profile.replaces_stale:
+        raise no_longer_fits(folder, changed)
+    return None if changed else run
 
 
 def trained(course: Course, model: str, seed: int | None = None) -> Run:
@@ -279,8 +334,8 @@ def trained(course: Course, model: str, seed: int | None = None) -> Run:
     train it again, and is refused (`RunError`) where it would not.
     """
     seed = course.seed if seed is None else seed
-    if (run := _fitting_run(course, model, seed)) is not None:
-        return run
+    if found := fitting_runs(course, [model], [seed])[model]:
+        return found[0]
     if course.profile.name == "smoke":
         return train_model(course, model, seed)
     print(
@@ -300,9 +355,12 @@ def with_runs(
     how many of the models are enough, by default all. Networks of the smoke course are trained
     where they are missing: small stand-ins, all on the same films, whose scores mean little.
     """
-    missing = [model for model in models if not _has_runs(course, model, every_seed)]
-    enough = len(models) if least is None else least
-    if course.profile.name == "smoke" or len(models) - len(missing) >= enough:
+    if course.profile.name == "smoke":
+        return course
+    found = fitting_runs(course, models, None if every_seed else [course.seed])
+    wanted = {model: len(course.recipe(model).seeds) if every_seed else 1 for model in models}
+    missing = [model for model in models if len(found[model]) < wanted[model]]
+    if len(models) - len(missing) >= (len(models) if least is None else least):
         return course
     print(
         f"No finished run of {', '.join(missing)} in {course.folder}: on this page networks of the "
@@ -311,30 +369,6 @@ def with_runs(
         "same `runs`, or train_seeds(course, name) for each name."
     )
     return open_course("smoke", course.corpus, course.seed, course.runs)
-
-
-def _has_runs(course: Course, model: str, every_seed: bool) -> bool:
-    seeds = course.recipe(model).seeds if every_seed else (course.seed,)
-    return all(_fitting_run(course, model, seed) is not None for seed in seeds)
-
-
-def _fitting_run(course: Course, model: str, seed: int) -> Run | None:
-    """The finished run, unless it no longer fits and the profile would train it again."""
-    from osteo_utils.training import differences, settings_of
-
-    profile, name = course.recipe(model), corpus_name(course.corpus)
-    folder = run_folder(course.runs, name, course.profile.name, model, seed)
-    if not is_complete(folder):
-        return None
-    run = read_run(folder)
-    expected = settings_of(model, split(course), profile, seed, folder, name)
-    changed = differences(run.info, expected)
-    if changed and not profile.replaces_stale:
-        raise RunError(
-            f"{folder}: holds a training on other data or settings ({changed}); "
-            "delete that folder and train anew"
-        )
-    return None if changed else run
 
 
 def train_seeds(course: Course, model: str) -> list[Run]:

@@ -25,7 +25,7 @@ from osteo_utils.models import get_architecture
 from osteo_utils.novelty import REMARK, SIDE, Novelty, fit_novelty
 from osteo_utils.phantom import simulate_knee
 from osteo_utils.plots import SALIENCY_CMAP
-from osteo_utils.runs import Run, model_digest, probabilities
+from osteo_utils.runs import Run, model_digest, probabilities, run_digest
 from osteo_utils.store import replace_file
 from osteo_utils.training import Arrays
 
@@ -274,9 +274,10 @@ def _mean_by_axis(graph: Any) -> None:  # noqa: ANN401
 
 
 def _version(run: Run) -> dict[str, Any]:
-    """Which training this is: place, seed, day, and the digest of its weights."""
+    """Which training this is: place, seed, day, the digests of its record and of its weights."""
     keys = ("corpus", "profile", "model", "seed", "split_hash", "finished")
-    return {key: run.info[key] for key in keys if key in run.info} | {"sha256": model_digest(run)}
+    digests = {"record": run_digest(run.folder), "sha256": model_digest(run)}
+    return {key: run.info[key] for key in keys if key in run.info} | digests
 
 
 def _compare(

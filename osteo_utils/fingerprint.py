@@ -3,13 +3,19 @@
 `model.to_json()` will not do: it numbers layers by how many were built before, and gains keys
 with every version. Here a layer is its class, the settings in which it differs from its class's
 defaults, the precision and the shapes of its weights, and which rows before it feed it; names do
-not count.
+not count. Of a layer that is none of Keras' the source of its own methods counts as well, but not
+that of the functions which these call.
+
+What no digest holds: the values of the initial weights. How a layer draws them is one of its
+settings, but what a builder changes afterwards is not seen, nor is a change inside Keras; after
+such a change raise `training._METHOD_VERSION`.
 """
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
+from inspect import getsource, isfunction, signature
+from itertools import takewhile
 from typing import Any, Final
 
 import keras
@@ -83,7 +89,14 @@ def _call(node: Node) -> dict[str, Any]:
         "options": plain(options | _constants(call.arguments.args)) | frozen,
         "precision": [str(tensor.dtype) for tensor in call.output_tensors],
         "weights": [list(weight.shape) for weight in weights],
-    }
+    } | _source(type(operation))
+
+
+def _source(kind: type) -> dict[str, str]:
+    """A digest of the methods of a class up to the first class of Keras in its ancestry, if any."""
+    own = takewhile(lambda each: each.__module__.partition(".")[0] != "keras", kind.__mro__)
+    methods = [method for each in own for method in vars(each).values() if isfunction(method)]
+    return {"source": digest([getsource(method) for method in methods])} if methods else {}
 
 
 def _constants(arguments: Sequence[Any]) -> dict[str, list[Any]]:
@@ -100,7 +113,7 @@ def _holds_tensor(value: Any) -> bool:  # noqa: ANN401
 
 def _settings(operation: Any) -> dict[str, Any]:  # noqa: ANN401
     """What its builder chose; a setting that a later Keras adds has its default in older models."""
-    defaults = inspect.signature(type(operation).__init__).parameters
+    defaults = signature(type(operation).__init__).parameters
     standard = {key: parameter.default for key, parameter in defaults.items()}
     chosen = {
         key: value

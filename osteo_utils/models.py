@@ -20,6 +20,7 @@ import numpy as np
 from keras import layers
 
 from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.registry import MEMBERS
 
 Tensor = Any  # a symbolic tensor of whichever backend Keras runs on
 # "unloaded" is the network that ImageNet's weights are for, before they are loaded.
@@ -549,5 +550,5 @@ ARCHITECTURES: Final = _registry(
 )
 # A rate between those of its members: VGG16 bears no more, InceptionV3 needs as much.
 ARCHITECTURES["late_fusion"] = replace(
-    fusion("vgg16", "inception_v3"), name="late_fusion", title="Late Fusion", learning_rate=8e-4
+    fusion(*MEMBERS["late_fusion"]), name="late_fusion", title="Late Fusion", learning_rate=8e-4
 )

@@ -7,10 +7,9 @@ whole.
 
 import hashlib
 import json
-import re
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +24,7 @@ from osteo_utils.store import replace_file
 
 PROBABILITY_COLUMNS: Final = tuple(f"p_{name.lower()}" for name in CLASS_NAMES)
 PREDICTION_COLUMNS: Final = ("path", "group", "part", "label", *PROBABILITY_COLUMNS)
+_TOLD: Final = 4  # differences that are named in one line
 _INFO_KINDS: Final[dict[str, type]] = {
     "class_names": list,
     "model": str,
@@ -69,17 +69,71 @@ def is_complete(folder: Path) -> bool:
     return (Path(folder) / "run.json").is_file()
 
 
-def find_runs(runs: Path, corpus: str, profile: str) -> list[Path]:
-    """Folders of all complete runs, by model and then seed."""
-    found = (Path(runs) / corpus / profile).glob("*/seed*/run.json")
-    return sorted((file.parent for file in found), key=lambda f: (f.parent.name, _seed_of(f)))
-
-
 def run_digest(folder: Path) -> str:
     """Sixteen hexadecimal digits that stand for this training and no other; `RunError` if none."""
     if not is_complete(folder):
-        raise _unfinished(folder)
+        raise unfinished(folder)
     return hashlib.sha256((Path(folder) / "run.json").read_bytes()).hexdigest()[:16]
+
+
+def member_folder(folder: Path, member: str) -> Path:
+    """Where the run lies from which a branch of the fusion in `folder` starts: of the same seed."""
+    return folder.parent.parent / member / folder.name
+
+
+def settings_of(
+    method: Mapping[str, Any], split: Mapping[str, str], seed: int, folder: Path
+) -> dict[str, Any]:
+    """Everything that decides what the training in `folder` is; two that differ here never mix.
+
+    `method` as `training.method_of` gives it for the network, `split` as `split_identity` does.
+    The keys stand in `run.json`. A fusion that starts from its members' runs belongs to those that
+    are there: `members` holds their digests, None for one that is not there.
+    """
+    settings = {**method, **split, "seed": seed}
+    if names := method.get("members"):
+        runs = {name: member_folder(folder, name) for name in names}
+        found = {name: run_digest(run) if is_complete(run) else None for name, run in runs.items()}
+        settings["members"] = found
+    return settings
+
+
+def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """How the settings of a run differ from those expected, in one line; "" if they do not.
+
+    What `run.json` holds besides the expected keys decides nothing and is not looked at.
+    """
+    old, new = _flat(found), _flat(expected)
+    old = {key: value for key, value in old.items() if key.partition(".")[0] in expected}
+    changed = [key for key in new | old if old.get(key) != new.get(key)]
+    told = [f"{k}: expected {_brief(new.get(k))}, found {_brief(old.get(k))}" for k in changed]
+    return "; ".join(told[:_TOLD] + [f"and {len(told) - _TOLD} more"] * (len(told) > _TOLD))
+
+
+def no_longer_fits(folder: Path, changed: str) -> RunError:
+    """The error about a training whose settings are no longer those asked for (`differences`)."""
+    return RunError(
+        f"{folder}: holds a training on other data or settings ({changed}); "
+        "delete that folder to train anew, or use other runs"
+    )
+
+
+def unfinished(folder: Path) -> RunError:
+    """The error about a run that is not there or was not written to its end."""
+    return RunError(f"{folder}: expected a finished run with run.json, found none; train it first")
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+def _brief(value: Any) -> Any:  # noqa: ANN401
+    return value[:12] if isinstance(value, str) else value
 
 
 def installed_versions(packages: Sequence[str]) -> dict[str, str]:
@@ -128,7 +182,7 @@ def read_run(folder: Path, split_hash: str | None = None) -> Run:
     """
     folder = Path(folder)
     if not is_complete(folder):
-        raise _unfinished(folder)
+        raise unfinished(folder)
     info = _read_info(folder / "run.json")
     if split_hash is not None and info["split_hash"] != split_hash:
         raise RunError(
@@ -182,6 +236,9 @@ def _foreign(run: Run, file: Path) -> Any:  # noqa: ANN401
     import keras  # here alone, so that reading results needs no network library
 
     model = keras.models.load_model(file, compile=False, safe_mode=True)
+    if isinstance(model.input, list) and len(model.inputs) == 1:
+        # So Keras before 3.11 reads a single input, and then warns whenever films are no list.
+        model = keras.Model(model.inputs[0], model.output)
     print(
         f"{file}: no network of this course as it is now, so its layers come from the file; "
         "open only runs that you trained or whose maker you trust.",
@@ -212,10 +269,6 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
     """Write JSON to a temporary name beside `file` and move it into place."""
     text = json.dumps(content, indent=2) + "\n"
     replace_file(file, lambda part: part.write_text(text, encoding="utf-8"))
-
-
-def _unfinished(folder: Path) -> RunError:
-    return RunError(f"{folder}: expected a finished run with run.json, found none; train it first")
 
 
 def _read_info(file: Path) -> dict[str, Any]:
@@ -305,8 +358,3 @@ def _check_numbers(table: pd.DataFrame, file: Path) -> None:
             f"{file}, line {row + 2}: expected a label 0..{len(CLASS_NAMES) - 1} and probabilities "
             f"that sum to 1, found {table.iloc[row].to_dict()}; train again"
         )
-
-
-def _seed_of(folder: Path) -> int:
-    digits = re.sub(r"\D", "", folder.name)
-    return int(digits) if digits else -1

@@ -114,20 +114,27 @@ def split_hash(split: pd.DataFrame) -> str:
     return rows_digest(split, IDENTITY)
 
 
-def write_split(split: pd.DataFrame, path: Path | str) -> str:
-    """Write split.csv and, beside it, split.json with the hash; the hash comes back.
+def split_identity(split: pd.DataFrame) -> dict[str, str]:
+    """What names a split and its films: `split_hash` and `films` (`corpus.films_digest`).
 
-    `split.attrs["films"]`, the digest of the films (`corpus.films_digest`), is written, too; one
-    over the rows if it is not there. Writing the same split of the same films again changes
-    nothing. `SplitError` if another one is there: models trained on it would be tested on what
-    they have seen.
+    A table that does not say which films were split (`attrs["films"]`) is named by its rows.
+    """
+    films = split.attrs.get("films") or rows_digest(split, ("path", "sha256"))
+    return {"split_hash": split_hash(split), "films": films}
+
+
+def write_split(split: pd.DataFrame, path: Path | str) -> str:
+    """Write split.csv and, beside it, split.json with its `split_identity`; the hash comes back.
+
+    Writing the same split of the same films again changes nothing. `SplitError` if another one is
+    there: models trained on it would be tested on what they have seen.
     """
     check_split(split)
-    path, digest = Path(path), split_hash(split)
-    films = split.attrs.get("films") or rows_digest(split, ("path", "sha256"))
+    path, identity = Path(path), split_identity(split)
+    digest = identity["split_hash"]
     if path.exists():
         known = read_split(path)
-        if (split_hash(known), known.attrs["films"]) == (digest, films):
+        if split_identity(known) == identity:
             return digest
         raise SplitError(
             f"{path}: holds another split ({split_hash(known)[:12]}, not {digest[:12]}), or one of "
@@ -135,7 +142,7 @@ def write_split(split: pd.DataFrame, path: Path | str) -> str:
             "use read_split."
         )
     counts = pd.crosstab(split["part"], split["label"]).loc[list(PARTS)].T.to_dict("list")
-    info = {**split.attrs, "split_hash": digest, "films": films, "class_names": CLASS_NAMES}
+    info = split.attrs | identity | {"class_names": CLASS_NAMES}
     info |= {"counts": counts, "rows": rows_digest(split, COLUMNS)}
     text = json.dumps(info, indent=1) + "\n"
     replace_file(path.with_suffix(".json"), lambda part: part.write_text(text, encoding="utf-8"))

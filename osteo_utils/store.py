@@ -52,24 +52,35 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a temporary file beside `path`, with its suffix, and move it into place.
 
     Of two writers at once the later one wins, and both files are whole. What `write` raises
-    leaves `path` as it was and nothing else behind.
+    leaves `path` as it was and nothing else behind; so does a `path` that may not be replaced
+    (`PermissionError`), as one that is open on Windows.
     """
     path = Path(path)
     _clear_dead_parts(path.parent)
     while True:
         part = path.with_name(f".part-{secrets.token_hex(4)}-{path.name}")
         with part.open("xb") as held:
-            if fcntl is not None:
+            if fcntl is None:
+                held.close()  # Windows moves no file that is open
+            else:
                 fcntl.flock(held, fcntl.LOCK_EX)  # tells others that its writer lives
                 if os.fstat(held.fileno()).st_nlink == 0:
                     continue  # another writer took it for dead before it was locked
             try:
                 write(part)
                 _to_disk(part)
-                part.replace(path)
+                _move(part, path)
             finally:
                 part.unlink(missing_ok=True)
             return
+
+
+def _move(part: Path, path: Path) -> None:
+    try:
+        part.replace(path)
+    except PermissionError as error:
+        remedy = "cannot be replaced: close the program that has it open, or allow writing there"
+        raise PermissionError(error.errno, remedy, str(path)) from error
 
 
 def make_folder(path: Path, fill: Callable[[Path], None]) -> Path:

@@ -10,10 +10,10 @@ sums on many threads and on GPUs are not always added in one order; and other ma
 and library versions, which give other, equally good, models.
 
 A run belongs to what decides it: the network as built, the optimizer, the split, its films, the
-profile. All of it stands in `run.json` and is held against what is asked now. Where it was trained
-stands there, too, and decides nothing: device, versions, and the precision that the hardware
-allowed. So a run folder may travel, and one that asked for bfloat16 is the same run on a processor
-that has only float32.
+profile. All of it stands in `run.json` and is held against what is asked now. The circumstances
+stand there, too, and decide nothing: the name of the corpus, device, versions, the precision that
+the hardware allowed, and how many resamples are behind the intervals. So a run folder may travel,
+and one that asked for bfloat16 is the same run on a processor that has only float32.
 """
 
 import functools
@@ -47,16 +47,20 @@ from osteo_utils.runs import (
     PROBABILITY_COLUMNS,
     Run,
     RunError,
+    differences,
     installed_versions,
     is_complete,
+    member_folder,
+    no_longer_fits,
     probabilities,
     read_run,
-    run_digest,
+    settings_of,
+    unfinished,
     write_json,
     write_run,
 )
-from osteo_utils.splits import PARTS, split_hash
-from osteo_utils.store import locked, replace_file, rows_digest
+from osteo_utils.splits import PARTS, split_identity
+from osteo_utils.store import locked, replace_file
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 Features = dict[str, npt.NDArray[np.float32]]
@@ -69,7 +73,6 @@ _HEAD_BATCH: Final = 32
 _BFLOAT16_FROM: Final = 8.0  # compute capability of the first NVIDIA GPUs with bfloat16 units
 _PACKAGES: Final = ("keras", "tensorflow", "jax", "torch", "numpy", "pandas", "scikit-learn")
 _NOMINAL_STEPS: Final = 1000  # at which an optimizer is described, whatever the data
-_TOLD: Final = 4  # differences that are named in one line
 _METHOD_VERSION: Final = 1  # raise it when the same settings give another training
 
 
@@ -113,41 +116,44 @@ def train(
     folder = Path(folder)
     _check_parts(parts, split, profile.image_size, folder)
     with locked(folder):
-        settings = settings_of(name, split, profile, seed, folder, corpus)
-        profile, progress = replace(profile, weights=settings["weights"]), folder / "progress"
+        settings = settings_of(method_of(name, profile), split_identity(split), seed, folder)
+        for member, digest in settings.get("members", {}).items():
+            if digest is None:
+                raise unfinished(member_folder(folder, member))
+        profile, work = replace(profile, weights=settings["weights"]), folder / "progress"
         if is_complete(folder):
             run = read_run(folder)
             if _still_fits(run.info, settings, folder, replace_stale):
-                shutil.rmtree(progress, ignore_errors=True)  # of one killed while it tidied up
+                shutil.rmtree(work, ignore_errors=True)  # of one killed while it tidied up
                 return run
-        _begin(progress, settings, replace_stale)
+        _begin(work, settings, replace_stale)
         model = _new_model(name, profile, seed, precision(profile))
         if profile.weights == "members":
             _take_members(model, folder, settings)
-        history = _fit(model, parts, profile, settings, progress, callbacks)
-        best = _best_model(name, profile, seed, progress)
+        history = _fit(model, parts, profile, settings, work, callbacks)
+        best = _best_model(name, profile, seed, work)
         predictions = _predict(best, parts, split, profile.batch_size)
-        info = settings | _circumstances(profile, history)
+        info = settings | _circumstances(profile, corpus, history)
         metrics = _metrics(predictions, profile.resamples, seed)
         novelty = fit_novelty(parts["train"][0], parts["validation"][0])
         run = write_run(folder, info, best, predictions, metrics, history, novelty.save)
-        shutil.rmtree(progress)
+        shutil.rmtree(work)
         return run
 
 
-def _best_model(name: str, profile: Profile, seed: int, progress: Path) -> keras.Model:
+def _best_model(name: str, profile: Profile, seed: int, work: Path) -> keras.Model:
     """The model of the best epoch, in float32 whatever it was trained in."""
-    file = _state(progress)["best"]
+    file = _state(work)["best"]
     if file is None:
-        raise _diverged(name, progress)
+        raise _diverged(name, work)
     model = build(name, profile.image_size, _unloaded(profile), seed)
-    model.load_weights(progress / file)
+    model.load_weights(work / file)
     return model
 
 
-def _diverged(name: str, progress: Path) -> RunError:
+def _diverged(name: str, work: Path) -> RunError:
     return RunError(
-        f"{progress.parent}: expected a validation loss that is a number in some epoch, found "
+        f"{work.parent}: expected a validation loss that is a number in some epoch, found "
         f"none; the training of {name} diverged: lower its learning rate and delete the folder"
     )
 
@@ -168,7 +174,7 @@ def _take_members(model: keras.Model, folder: Path, settings: Mapping[str, Any])
     """
     joined = model.get_layer("fused").input
     for member, vector in zip(get_architecture(settings["model"]).members, joined, strict=True):
-        run = read_run(_run_of_member(folder, member), settings["split_hash"])
+        run = read_run(member_folder(folder, member), settings["split_hash"])
         trained = run.model()
         below = keras.Model(trained.input, trained.get_layer("dropout").input)
         keras.Model(model.input, vector).set_weights(below.get_weights())
@@ -222,28 +228,11 @@ def _check_parts(parts: Mapping[str, Arrays], split: pd.DataFrame, size: int, fo
             )
 
 
-def settings_of(
-    name: str, split: pd.DataFrame, profile: Profile, seed: int, folder: Path, corpus: str
-) -> dict[str, Any]:
-    """Everything that decides what a training is; two trainings that differ here never mix.
-
-    The keys stand in `run.json`. `RunError` if a fusion is to start from runs that are not there.
-    """
-    films = split.attrs.get("films") or rows_digest(split, ("path", "sha256"))
-    settings = method_of(name, profile) | {
-        "seed": seed,
-        "split_hash": split_hash(split),
-        "films": films,
-        "corpus": corpus,
-    }
-    if settings["weights"] == "members":
-        members = get_architecture(name).members
-        settings["members"] = {m: run_digest(_run_of_member(folder, m)) for m in members}
-    return settings
-
-
 def method_of(name: str, profile: Profile) -> dict[str, Any]:
-    """The part of `settings_of` that code and profile decide, whatever the data."""
+    """The part of `runs.settings_of` that code and profile decide, whatever the data.
+
+    `members` names the networks whose finished runs a fusion is to start from.
+    """
     architecture = get_architecture(name)
     from_members = profile.weights == "members" and architecture.members
     transfer = from_members or (profile.weights == "imagenet" and architecture.pretrained)
@@ -265,7 +254,6 @@ def method_of(name: str, profile: Profile) -> dict[str, Any]:
         "batch_size": profile.batch_size,
         "learning_rate": rate,
         "precision_asked": profile.precision,
-        "resamples": profile.resamples,
         "network": digests,
         "parameters": parameters,
         "optimizer": _described(_optimizer(rate, _NOMINAL_STEPS)),
@@ -273,7 +261,7 @@ def method_of(name: str, profile: Profile) -> dict[str, Any]:
         "fine_tuned_from": moved if transfer else None,
         "class_weights": "balanced",
         "method": _METHOD_VERSION,
-    }
+    } | ({"members": list(architecture.members)} if weights == "members" else {})
 
 
 @functools.cache
@@ -289,10 +277,6 @@ def _described(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
     return {type(optimizer).__name__: plain(optimizer.get_config())}
 
 
-def _run_of_member(folder: Path, member: str) -> Path:
-    return folder.parent.parent / member / folder.name
-
-
 def _still_fits(
     found: Mapping[str, Any], expected: Mapping[str, Any], folder: Path, replace_stale: bool
 ) -> bool:
@@ -300,51 +284,26 @@ def _still_fits(
     if not (changed := differences(found, expected)):
         return True
     if not replace_stale:
-        raise RunError(
-            f"{folder}: holds a training on other data or settings ({changed}); "
-            "delete that folder to train anew, or choose another one"
-        )
+        raise no_longer_fits(folder, changed)
     print(f"{expected['model']}, seed {expected['seed']}: trained again, since {changed}.")
     return False
 
 
-def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-    """How the settings of a run differ from those expected, in one line; "" if they do not."""
-    old, new = _flat(found), _flat(expected)
-    old = {key: value for key, value in old.items() if key.partition(".")[0] in expected}
-    changed = [key for key in new | old if old.get(key) != new.get(key)]
-    told = [f"{k}: expected {_brief(new.get(k))}, found {_brief(old.get(k))}" for k in changed]
-    return "; ".join(told[:_TOLD] + [f"and {len(told) - _TOLD} more"] * (len(told) > _TOLD))
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        nested = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
-
-
-def _brief(value: Any) -> Any:  # noqa: ANN401
-    return value[:12] if isinstance(value, str) else value
-
-
-def _begin(progress: Path, settings: dict[str, Any], replace_stale: bool) -> None:
+def _begin(work: Path, settings: dict[str, Any], replace_stale: bool) -> None:
     """Claim the folder for these settings, or check that it was claimed for the same."""
-    file = progress / "settings.json"
+    file = work / "settings.json"
     if file.exists():
         found = json.loads(file.read_text(encoding="utf-8"))
-        if _still_fits(found, settings, progress.parent, replace_stale):
+        if _still_fits(found, settings, work.parent, replace_stale):
             return
-        shutil.rmtree(progress)
-    progress.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
     write_json(file, settings)
 
 
-def _state(progress: Path) -> dict[str, Any]:
+def _state(work: Path) -> dict[str, Any]:
     """What is done so far: names of the head's, the latest and the best weights, the history."""
-    file = progress / "state.json"
+    file = work / "state.json"
     if not file.exists():
         return {"head": None, "latest": None, "best": None, "history": []}
     state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -356,18 +315,18 @@ def _fit(
     parts: Mapping[str, Arrays],
     profile: Profile,
     settings: Mapping[str, Any],
-    progress: Path,
+    work: Path,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> pd.DataFrame:
     images, labels = parts["train"]
     batches = _Batches(images, labels, profile.batch_size, settings["seed"])
     if settings["weights"]:
-        _train_head(model, parts, settings, progress)
+        _train_head(model, parts, settings, work)
         freeze(model, get_architecture(settings["model"]))
     _compile(model, settings["learning_rate"], len(batches) * profile.epochs)
-    keeper = _Keeper(progress, batches)
+    keeper = _Keeper(work, batches)
     if begun := keeper.state["latest"]:
-        model.load_weights(progress / begun)
+        model.load_weights(work / begun)
     model.fit(
         batches,
         validation_data=parts["validation"],
@@ -383,12 +342,12 @@ def _fit(
 
 
 def _train_head(
-    model: keras.Model, parts: Mapping[str, Arrays], settings: Mapping[str, Any], progress: Path
+    model: keras.Model, parts: Mapping[str, Arrays], settings: Mapping[str, Any], work: Path
 ) -> None:
     """First stage: the layers behind the features learn, from features computed once."""
-    state = _state(progress)
+    state = _state(work)
     if state["head"] is None:
-        head, features = head_of(model), _cached_features(model, parts, settings, progress)
+        head, features = head_of(model), _cached_features(model, parts, settings, work)
         labels = parts["train"][1]
         batches = _Batches(features["train"], labels, _HEAD_BATCH, settings["seed"])
         head.compile(_head_optimizer(), "sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -403,14 +362,14 @@ def _train_head(
             verbose=0,
         )
         if best.weights is None:
-            raise _diverged(settings["model"], progress)
+            raise _diverged(settings["model"], work)
         head.set_weights(best.weights)
         file = "head.weights.h5"
-        model.save_weights(progress / file)
+        model.save_weights(work / file)
         history = _rows_of_head(fitted.history, best.seconds)
         state = {"head": file, "latest": None, "best": file, "history": history}
-        write_json(progress / "state.json", state)
-    model.load_weights(progress / state["head"])
+        write_json(work / "state.json", state)
+    model.load_weights(work / state["head"])
 
 
 def _rows_of_head(
@@ -439,10 +398,10 @@ def features_of(
 
 
 def _cached_features(
-    model: keras.Model, parts: Mapping[str, Arrays], settings: Mapping[str, Any], progress: Path
+    model: keras.Model, parts: Mapping[str, Arrays], settings: Mapping[str, Any], work: Path
 ) -> Features:
     """Features of train and validation, shared by all seeds: the frozen backbone has none."""
-    file = progress.parent.parent / "features.npz"
+    file = work.parent.parent / "features.npz"
     made_of = [settings[key] for key in ("split_hash", "films", "image_size", "weights")]
     made_of += [settings["network"]["backbone"], _weights_digest(model)]
     key = " ".join(map(str, made_of))
@@ -600,9 +559,9 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
     whenever the process dies, the state names whole files of one and the same epoch.
     """
 
-    def __init__(self, progress: Path, batches: _Batches) -> None:
+    def __init__(self, work: Path, batches: _Batches) -> None:
         super().__init__()
-        self.progress, self.batches, self.state = progress, batches, _state(progress)
+        self.work, self.batches, self.state = work, batches, _state(work)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         self.batches.start_epoch(epoch)
@@ -620,14 +579,14 @@ class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
         least = np.nanmin([np.inf, *(r["val_loss"] for r in self.state["history"])])
         latest = f"epoch{number:03d}.weights.h5"
         best = latest if row["val_loss"] < least else self.state["best"]
-        self.model.save_weights(self.progress / latest)
+        self.model.save_weights(self.work / latest)
         history = [*self.state["history"], row]
         self.state |= {"latest": latest, "best": best, "history": history}
-        write_json(self.progress / "state.json", self.state)
+        write_json(self.work / "state.json", self.state)
         self._tidy()
 
     def _tidy(self) -> None:
-        for file in self.progress.glob("*.weights.h5"):
+        for file in self.work.glob("*.weights.h5"):
             if file.name not in (self.state[key] for key in ("head", "latest", "best")):
                 file.unlink()
 
@@ -668,9 +627,11 @@ def _metrics(predictions: pd.DataFrame, resamples: int, seed: int) -> dict[str, 
     return {str(part): table(rows) for part, rows in predictions.groupby("part", sort=False)}
 
 
-def _circumstances(profile: Profile, history: pd.DataFrame) -> dict[str, Any]:
+def _circumstances(profile: Profile, corpus: str, history: pd.DataFrame) -> dict[str, Any]:
     """What is written down and decides nothing."""
     return {
+        "corpus": corpus,
+        "resamples": profile.resamples,
         "precision": precision(profile),
         "device": (_gpus() or ["cpu"])[0],
         "epochs_run": len(history),

@@ -1,15 +1,21 @@
-"""Finished runs of tiny networks for the tests of the app, read like any other."""
+"""Finished runs of tiny networks, or of none, for tests; read like any other."""
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
 
+from osteo_utils.corpus import corpus_name
+from osteo_utils.course import Course, split
 from osteo_utils.evaluate import bootstrap
 from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.runs import PROBABILITY_COLUMNS, Run, write_run
+from osteo_utils.runs import PROBABILITY_COLUMNS, Run, run_folder, settings_of, write_run
+from osteo_utils.splits import split_identity
+from osteo_utils.training import method_of
 
 LABELS = np.repeat([0, 1, 2], 4)
 
@@ -42,3 +48,16 @@ def make_run(runs: Path, model: str, size: int, seed: int = 0, split_hash: str =
     folder = runs / "simulated" / "smoke" / model / f"seed{seed}"
     both = {"validation": scores, "test": scores}
     return write_run(folder, info, tiny_model(size, seed), predictions, both, history)
+
+
+def fitting_run(course: Course, model: str, seed: int = 0, **changes: Any) -> Run:
+    """A run whose record says that it fits the course, but for the `changes`; it has no network."""
+    name, parts = corpus_name(course.corpus), split(course)
+    folder = run_folder(course.runs, name, course.profile.name, model, seed)
+    method = method_of(model, course.recipe(model))
+    info = settings_of(method, split_identity(parts), seed, folder) | changes
+    rows = parts.loc[parts["part"] != "train", ["path", "group", "part", "label"]]
+    p = (0.1 + 0.7 * np.eye(3))[rows["label"]]
+    rows = rows.assign(**dict(zip(PROBABILITY_COLUMNS, p.T, strict=True)))
+    network = SimpleNamespace(save=lambda part: part.write_bytes(b"none"))
+    return write_run(folder, info, network, rows, {}, pd.DataFrame({"epoch": [1]}))

@@ -100,8 +100,12 @@ def check(name: str) -> bool:
     version, chosen = ENVIRONMENTS[name]
     folder = BUILD / name
     folder.mkdir(parents=True, exist_ok=True)
-    interpreter = python(folder, version)
-    install(folder, interpreter, chosen)
+    try:
+        interpreter = python(folder, version)
+        install(folder, interpreter, chosen)
+    except subprocess.CalledProcessError as error:  # why is on the screen already
+        print(f"{name}: not made, since this failed: {' '.join(error.cmd)}", flush=True)
+        return False
     lines = (folder / "packages.txt").read_text(encoding="utf-8").splitlines()
     shown = [line.replace("==", " ") for line in lines if line.split("==")[0] in SHOWN]
     print(f"{name}: {', '.join(shown)}", flush=True)
@@ -110,8 +114,8 @@ def check(name: str) -> bool:
         passed.append(chapter(folder, interpreter, each))
         print(f"{name}: {each}: {'passed' if passed[-1] else 'failed'}", flush=True)
     passed.append(units(folder, interpreter))
-    end = (folder / "units.log").read_text(encoding="utf-8").splitlines()[-1]
-    print(f"{name}: unit tests: {end.strip('= ')}", flush=True)
+    said = (folder / "units.log").read_text(encoding="utf-8").splitlines() or ["nothing was said"]
+    print(f"{name}: unit tests: {said[-1].strip('= ')}", flush=True)
     return all(passed)
 
 

@@ -21,7 +21,7 @@ import build
 
 SOURCES = ("osteo_utils", "notebooks", "book", "data", "_config.yml", "_toc.yml", "Snakefile")
 METHODS = {name: {"network": {"backbone": name}, "epochs": 2} for name in ("custom_cnn", "vgg16")}
-METHODS["late_fusion"] = {"network": {"backbone": "both"}, "epochs": 1}
+METHODS["late_fusion"] = {"network": {"backbone": "both"}, "epochs": 1, "members": ["vgg16"]}
 QUICK = get_profile("quick")
 SPLIT = {"split_hash": "a" * 64, "films": "b" * 64}
 
@@ -34,12 +34,13 @@ def write(file, content):
 @pytest.fixture
 def runs(tmp_path):
     """Finished runs that fit, in the two files that say so."""
-    write(tmp_path / "split.json", SPLIT)
+    folder = tmp_path / "runs/quick"
+    write(folder / "split.json", SPLIT)
     for model, seed in (("custom_cnn", 0), ("custom_cnn", 1), ("vgg16", 0)):
-        write(tmp_path / f"{model}/seed{seed}/run.json", METHODS[model] | SPLIT | {"seed": seed})
-    members = {"members": {"vgg16": run_digest(tmp_path / "vgg16/seed0")}}
-    write(tmp_path / "late_fusion/seed0/run.json", METHODS["late_fusion"] | SPLIT | members)
-    return tmp_path
+        write(folder / f"{model}/seed{seed}/run.json", METHODS[model] | SPLIT | {"seed": seed})
+    members = {"seed": 0, "members": {"vgg16": run_digest(folder / "vgg16/seed0")}}
+    write(folder / "late_fusion/seed0/run.json", METHODS["late_fusion"] | SPLIT | members)
+    return folder
 
 
 def stale(runs, expected=METHODS):
@@ -72,6 +73,17 @@ def test_a_fusion_is_stale_when_a_member_was_trained_again_or_is_gone(runs):
     assert stale(runs) == ["late_fusion/seed0"]
     (runs / "vgg16/seed0/run.json").unlink()
     assert stale(runs) == ["late_fusion/seed0"]
+
+
+def test_a_seed_that_is_none_of_the_profile_is_not_shown(runs):
+    write(runs / "vgg16/seed1/run.json", METHODS["vgg16"] | SPLIT | {"seed": 1})
+    assert stale(runs) == ["vgg16/seed1"]
+
+
+def test_what_decides_nothing_leaves_a_run_as_it_is(runs):
+    circumstances = {"seed": 0, "corpus": "of another name", "resamples": 7, "device": "gpu:0"}
+    write(runs / "custom_cnn/seed0/run.json", METHODS["custom_cnn"] | SPLIT | circumstances)
+    assert stale(runs) == []
 
 
 def test_a_damaged_record_fits_nothing(runs):
@@ -107,7 +119,8 @@ def test_each_run_that_fits_has_its_stamp_which_stays_as_long_as_the_run(runs, t
     assert len(first) == 4
     build.update_stamps(fitting, folder)
     assert stamps(folder) == first
-    write(runs / "vgg16/seed0/run.json", METHODS["vgg16"] | SPLIT | {"finished": "in a notebook"})
+    again = {"seed": 0, "finished": "in a notebook"}
+    write(runs / "vgg16/seed0/run.json", METHODS["vgg16"] | SPLIT | again)
     build.update_stamps(build.fitting_runs(runs, METHODS), folder)
     changed = {name for name in first if stamps(folder).get(name) != first[name]}
     assert changed == {"vgg16-seed0.txt", "late_fusion-seed0.txt"}
@@ -155,10 +168,8 @@ def planned(built, monkeypatch):
     monkeypatch.setattr(build, "ROOT", built)
 
     def plan():
-        stamps = built / "build/simulated/quick/trained"
-        wanted = [f"{m}-seed{s}.txt" for m in ARCHITECTURES for s in recipe(QUICK, m).seeds]
-        missing = [(stamps / n).relative_to(built) for n in wanted if not (stamps / n).exists()]
         settings = build.write_settings("quick", "simulated", built)
+        missing = build.missing_stamps("quick", built / "build/simulated/quick")
         command = build.snakemake_command(settings, missing)
         at = command.index("--quiet")
         command[at : at + 2] = ["--dry-run"]
@@ -221,6 +232,16 @@ def test_a_changed_network_is_trained_while_every_chapter_is_executed_again(
     os.utime(listing, (before, before))
     assert models == ["alexnet-seed0"]
     assert len(chapters) == 22
+    assert {"export", "html"} <= rules
+
+
+def test_after_the_runs_were_removed_all_of_them_are_trained_again(planned, trained, built):
+    folder = built / "build/simulated/quick"
+    build.update_stamps(build.fitting_runs(built / "runs/simulated/quick", METHODS), folder)
+    models, chapters, rules = planned()
+    every = {f"{m}-seed{seed}" for m in ARCHITECTURES for seed in recipe(QUICK, m).seeds}
+    assert set(models) == every
+    assert {"06_custom_cnn", "15_late_fusion", "17_comparison"} <= chapters
     assert {"export", "html"} <= rules
 
 

@@ -116,8 +116,12 @@ def card(folder):
     return model_card(runs, read_findings(folder))
 
 
+def models_of(folder):
+    return read_models(folder, [folder / "custom_cnn" / f"seed{seed}" for seed in (0, 1)])
+
+
 def write_cards(folder, target):
-    return cards.write_cards(read_models(folder), read_findings(folder), target)
+    return cards.write_cards(models_of(folder), read_findings(folder), target)
 
 
 def section(page, title):
@@ -345,18 +349,23 @@ def test_a_fact_that_is_no_number_is_refused(folder):
         card(folder)
 
 
-def test_a_network_that_is_none_of_the_book_is_left_out_of_it_in_one_line(folder, capsys):
+def test_runs_that_are_none_of_the_book_are_left_out_of_it_in_one_line(folder, capsys):
     for name in ("vgg16+xception", "my_own"):
         a_run(folder / name / "seed0", films(), 0, model=name, split_hash="of another split")
-    assert list(read_models(folder)) == ["custom_cnn"]
-    line = f"{folder}: left out, since no chapter is about them: my_own/seed0, vgg16+xception/seed0"
+    a_run(folder / "custom_cnn" / "seed7", films(), 7)
+    found = models_of(folder)
+    assert {m: [run.info["seed"] for run in each] for m, each in found.items()} == {
+        "custom_cnn": [0, 1]
+    }
+    others = "custom_cnn/seed7, my_own/seed0, vgg16+xception/seed0"
+    line = f"{folder}: left out, since they are no runs of the book: {others}"
     assert capsys.readouterr().err == f"{line}\n"
     names = [page.name for page in write_cards(folder, folder / "cards")]
     assert [name for name in names if name.startswith("model_")] == ["model_custom_cnn.md"]
     notebook = {"metadata": {"papermill": {"duration": 1.0}}, "cells": []}
     notebook["metadata"]["papermill"]["parameters"] = {"profile": "smoke", "corpus": "~/<b>a</b>"}
     notebook["cells"] = [{"cell_type": "markdown", "source": ["# Title"]}]
-    runs = [run for seeds in read_models(folder).values() for run in seeds]
+    runs = [run for seeds in models_of(folder).values() for run in seeds]
     page = stage.status_page({"01": notebook}, runs)
     assert page.count("custom\\_cnn") == 2
     assert "xception" not in page

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from osteo_utils import cli, course, export, gradcam, models, runs
+from osteo_utils import cli, course, export, gradcam, models, registry, runs
 from osteo_utils.cli import main
 from osteo_utils.corpus import corpus_name
 from osteo_utils.evaluate import bootstrap
@@ -106,7 +106,7 @@ def failing(capsys):
 
 
 def test_the_lists_of_the_help_are_those_of_the_registries():
-    assert list(cli.MODELS) == list(models.ARCHITECTURES)
+    assert list(registry.MODELS) == list(models.ARCHITECTURES)
     assert list(cli.METHODS) == list(gradcam.METHODS)
     assert cli.CLASSES == CLASS_NAMES
     assert tuple(cli._TEXTS) == COMMANDS
@@ -240,6 +240,30 @@ def test_train_hands_over_to_the_course(simulated, perfect, monkeypatch, tmp_pat
     assert found["folder"] == str(perfect.folder)
     assert found["metrics"]["test"]["accuracy"]["value"] == 1
     assert "profile smoke" in notes
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**31)])
+def test_a_seed_that_is_none_is_told_in_a_line_before_a_corpus_is_made(tmp_path, failing, seed):
+    home = ("--profile", "smoke", "--runs", tmp_path / "runs")
+    line = failing("train", "custom_cnn", f"--seed={seed}", *home)
+    assert f"seed: expected a whole number in 0..2147483647, found {seed}" in line
+    assert not (tmp_path / "corpora").exists()
+
+
+@pytest.mark.parametrize("command", ["corpus", "audit"])
+def test_the_corpus_is_where_the_chapters_have_it(simulated, monkeypatch, tmp_path, call, command):
+    """Wherever a command is started: in a checkout both are beside the folder of the chapters."""
+    homes = []
+    monkeypatch.setattr(
+        course, "open_corpus", lambda name, settings, home: homes.append(home) or simulated
+    )
+    (chapters := tmp_path / "checkout/notebooks").mkdir(parents=True)
+    (tmp_path / "checkout/osteo_utils").mkdir()
+    monkeypatch.chdir(chapters)
+    out = ("--out", tmp_path / "audit") if command == "audit" else ()
+    assert call(command, "--profile", "smoke", *out)[0] == 0
+    course.open_course("smoke")
+    assert homes == [tmp_path / "checkout/corpora"] * 2
 
 
 def test_train_names_the_models(tmp_path, failing):

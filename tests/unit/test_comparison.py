@@ -21,13 +21,11 @@ from osteo_utils.comparison import (
     saved_multiply_adds,
     scoreboard,
 )
-from osteo_utils.corpus import corpus_name
-from osteo_utils.course import open_course, split
+from osteo_utils.course import open_course
 from osteo_utils.evaluate import bootstrap, holm, paired_difference
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.models import ARCHITECTURES
-from osteo_utils.runs import PROBABILITY_COLUMNS, Run, RunError, probabilities, run_folder
-from osteo_utils.splits import split_hash
+from osteo_utils.runs import PROBABILITY_COLUMNS, Run, RunError, probabilities
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 SUMMARY, REPORTS = DATA / "published_summary.csv", DATA / "published_reports.csv"
@@ -147,23 +145,6 @@ def test_a_course_without_runs_says_which_are_missing(tmp_path, simulated, capsy
     assert comparison.finished(course) == {}
     assert "No finished run of Custom CNN, AlexNet, VGG16" in capsys.readouterr().out
     assert comparison.read_baselines(course) is None
-
-
-def test_finished_runs_are_read_on_the_split_of_the_course(tmp_path, simulated, runs):
-    course = open_course("quick", str(simulated), runs=tmp_path / "runs")
-    folder = run_folder(course.runs, corpus_name(course.corpus), "quick", "vgg16", 0)
-    folder.mkdir(parents=True)
-    runs["vgg16"][0].predictions.to_csv(folder / "predictions.csv", index=False)
-    pd.DataFrame({"epoch": [1]}).to_csv(folder / "history.csv", index=False)
-    (folder / "metrics.json").write_text("{}")
-    info = runs["vgg16"][0].info | {"image_size": 64, "preprocessing": "bgr"}
-    (folder / "run.json").write_text(
-        pd.Series(info | {"split_hash": split_hash(split(course))}).to_json()
-    )
-    assert list(comparison.finished(course)) == ["vgg16"]
-    (folder / "run.json").write_text(pd.Series(info).to_json())
-    with pytest.raises(RunError, match="on the split"):
-        comparison.finished(course)
 
 
 # ---------------------------------------------------------------------------------------------

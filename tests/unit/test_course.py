@@ -10,12 +10,27 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image, ImageOps
+from tiny_runs import fitting_run
 
+sys.path.append(str(Path(__file__).parents[2] / "book"))
+from osteo_utils import comparison, training
 from osteo_utils import course as plumbing
 from osteo_utils.corpus import IMAGE_FOLDER, films_digest, list_corpus, read_truth
-from osteo_utils.course import arrays, audited, data_file, open_course, split, with_runs
+from osteo_utils.course import (
+    arrays,
+    audited,
+    data_file,
+    fitting_runs,
+    open_course,
+    split,
+    with_runs,
+)
 from osteo_utils.profiles import get_profile
 from osteo_utils.splits import split_hash, write_split
+
+import build
+
+NETWORK = {"augmentation": "a" * 16, "backbone": "b" * 16, "head": "c" * 16}
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +120,11 @@ def test_runs_may_lie_on_google_drive_where_corpora_never_do(tmp_path, monkeypat
 
 def test_missing_runs_are_told_once_with_the_time_they_would_take(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(plumbing, "open_corpus", lambda corpus, settings, home: home)
-    finished = ["vgg16"]
-    monkeypatch.setattr(plumbing, "_has_runs", lambda course, model, _: model in finished)
+
+    def fitting(course, models, seeds):
+        return {model: ["a run"] if model == "vgg16" else [] for model in models}
+
+    monkeypatch.setattr(plumbing, "fitting_runs", fitting)
     course = open_course("quick", runs=tmp_path / "runs")
     capsys.readouterr()
     assert with_runs(course, ["vgg16"]) is course
@@ -297,18 +315,70 @@ def test_two_processes_at_once_make_one_corpus_audit_and_split(tmp_path):
 
 
 def test_the_build_sees_a_changed_folder_and_nothing_else(knees, tmp_path):
-    script = Path(__file__).parents[2] / "book" / "make_corpus.py"
-    line = [sys.executable, str(script), "smoke", str(knees), "build/corpus.txt"]
     output, film = tmp_path / "build" / "corpus.txt", next(knees.rglob("*.png"))
     states = []
     for change in (lambda: None, lambda: None, lambda: negative(film)):
         change()
-        subprocess.run(line, cwd=tmp_path, check=True, capture_output=True)
+        course = open_course("smoke", str(knees), runs=tmp_path / "runs")
+        build.write_corpus(course, output)
         states.append((output.stat().st_mtime_ns, output.read_text()))
     assert states[0] == states[1]
     assert states[2][0] > states[1][0]
     assert states[2][1] != states[1][1]
     assert states[0][1].splitlines()[0] == str(knees)
+
+
+@pytest.fixture
+def quick(opened, tmp_path, monkeypatch):
+    """The profile quick on the smoke corpus; how a network is built costs no time."""
+    monkeypatch.setattr(training, "_network", lambda architecture, *_: (dict(NETWORK), 1_000))
+    course = replace(opened, profile=get_profile("quick"), runs=tmp_path / "runs")
+    course.folder.mkdir(parents=True)
+    return course
+
+
+def test_only_runs_of_the_network_settings_and_films_of_today_are_believed(quick, capsys):
+    fitting_run(quick, "custom_cnn", 0)
+    fitting_run(quick, "custom_cnn", 1, network=NETWORK | {"backbone": "of yesterday"})
+    fitting_run(quick, "custom_cnn", 2, split_hash="0" * 64)
+    fitting_run(quick, "custom_cnn", 7)  # none of the seeds of the profile
+    fitting_run(quick, "vgg16", 0, films="0" * 64)
+    found = fitting_runs(quick, ["custom_cnn", "vgg16", "alexnet"])
+    assert {model: len(runs) for model, runs in found.items()} == {
+        "custom_cnn": 1,
+        "vgg16": 0,
+        "alexnet": 0,
+    }
+    assert found["custom_cnn"][0].info["seed"] == 0
+    assert [run.info["seed"] for run in fitting_runs(quick, ["custom_cnn"], [7])["custom_cnn"]] == [
+        7
+    ]
+    assert list(comparison.finished(quick)) == ["custom_cnn"]
+    assert "No finished run of AlexNet, VGG16, VGG19" in capsys.readouterr().out
+
+
+def test_a_run_that_no_longer_fits_is_refused_where_training_it_again_is_dear(quick):
+    course = replace(quick, profile=get_profile("full"))
+    course.folder.mkdir(parents=True)
+    fitting_run(course, "custom_cnn", 0, network=NETWORK | {"backbone": "of yesterday"})
+    with pytest.raises(
+        ValueError, match=r"seed0: holds a training .*\(network\.backbone: expected"
+    ):
+        comparison.finished(course)
+
+
+def test_a_fusion_without_the_runs_it_started_from_counts_as_absent(quick):
+    members = [fitting_run(quick, model) for model in ("vgg16", "inception_v3")]
+    fitting_run(quick, "late_fusion")
+    assert len(fitting_runs(quick, ["late_fusion"])["late_fusion"]) == 1
+    shutil.rmtree(members[0].folder)
+    assert fitting_runs(quick, ["late_fusion"]) == {"late_fusion": []}
+
+
+def test_runs_that_nothing_but_circumstances_tells_apart_fit(quick):
+    elsewhere = {"corpus": "knees-of-another-machine", "resamples": 17, "device": "gpu:0"}
+    fitting_run(quick, "custom_cnn", 0, **elsewhere)
+    assert len(fitting_runs(quick, ["custom_cnn"])["custom_cnn"]) == 1
 
 
 def test_a_missing_run_is_replaced_by_an_announced_smoke_run(opened, capsys):

@@ -17,7 +17,7 @@ from osteo_utils.gradcam import grad_cam
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.models import build
 from osteo_utils.novelty import Novelty, fit_novelty
-from osteo_utils.runs import PROBABILITY_COLUMNS, read_run, write_run
+from osteo_utils.runs import PROBABILITY_COLUMNS, model_digest, read_run, run_digest, write_run
 
 SIZE = 32
 
@@ -176,6 +176,8 @@ def test_description_is_json_and_keeps_every_weight(run, file, films):
     assert facts["title"] == "Custom CNN"
     assert facts["balanced_accuracy"] == {"value": 0.5, "low": 0.25, "high": 0.75}
     assert facts["test_films"] == 12
+    assert facts["run"]["record"] == run_digest(run.folder)
+    assert facts["run"]["sha256"] == model_digest(run)
     kept = facts["novelty"]
     again = Novelty(np.array(kept["mean"]), np.array(kept["precision"]), kept["threshold"])
     assert np.array_equal(again.score(films), novelty.score(films))

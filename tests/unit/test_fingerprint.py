@@ -101,3 +101,27 @@ def test_constants_frozen_layers_and_what_is_switched_off_count(one, other):
     x = keras.Input((6,))
     assert describe(keras.Model(x, one(x))) == describe(keras.Model(x, one(x)))
     assert describe(keras.Model(x, one(x))) != describe(keras.Model(x, other(x)))
+
+
+def of_my_own(factor):
+    """A layer of one name and of the same settings, whatever it does."""
+
+    class Scaled(layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    class Tripled(layers.Layer):
+        def call(self, x):
+            return 3 * x
+
+    kind = {2: Scaled, 3: Tripled}[factor]
+    kind.__name__ = "Scaled"
+    return kind()
+
+
+def test_the_source_of_a_layer_that_is_none_of_keras_counts():
+    films = keras.Input((8, 8, 1))
+    rows = [describe(keras.Model(films, of_my_own(factor)(films)))[-1] for factor in (2, 2, 3)]
+    assert rows[0] == rows[1] != rows[2]
+    assert changed(rows[0], rows[2]) == {"source"}
+    assert "source" not in describe(keras.Model(films, layers.Conv2D(2, 3)(films)))[-1]

@@ -11,8 +11,6 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from osteo_utils.models import ARCHITECTURES
-
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SNAKEFILE = (ROOT / "Snakefile").read_text()
@@ -65,8 +63,6 @@ def test_chapters_that_train_or_read_a_model_wait_for_its_run():
     code = {path.stem: path.read_text("utf-8") for path in (ROOT / "notebooks").glob("*.ipynb")}
     asks = r"(?:show_training|train_seeds|trained)\(course, "
     assert {c for c, text in code.items() if re.search(asks, text)} <= set(keys("TRAINED"))
-    models = re.findall(r"\w+", re.search(r"MODELS = (.*?)\n\n", SNAKEFILE, re.S)[1])
-    assert [m for m in models if m != "MODELS"] == list(ARCHITECTURES)
 
 
 def test_every_page_is_in_the_table_of_contents():

@@ -11,7 +11,6 @@ from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.models import build
 from osteo_utils.runs import (
     RunError,
-    find_runs,
     installed_versions,
     is_complete,
     probabilities,
@@ -92,15 +91,9 @@ def test_run_json_is_written_last(tmp_path):
     assert (tmp_path / "model.keras").exists()
 
 
-def test_layout_and_finding_in_order(written):
+def test_each_run_has_a_folder_of_its_own(written):
     runs = written.parents[3]
     assert written.relative_to(runs).as_posix() == "simulated/smoke/custom_cnn/seed0"
-    for seed in (10, 2):
-        shutil.copytree(written, written.with_name(f"seed{seed}"))
-    written.with_name("seed3").mkdir()  # begun, not finished
-    found = find_runs(runs, "simulated", "smoke")
-    assert [f.name for f in found] == ["seed0", "seed2", "seed10"]
-    assert find_runs(runs, "kaggle", "smoke") == []
 
 
 def damage_table(column, value):
@@ -205,6 +198,18 @@ def test_groups_are_names_whatever_they_look_like(tmp_path):
     groups = ["NA", "null", "007", "nan", "1e3", "None"]
     write_run(tmp_path, info, model, predictions.assign(group=groups), metrics, history)
     assert read_run(tmp_path).predictions["group"].tolist() == groups
+
+
+def test_a_network_that_was_read_with_a_list_of_one_input_takes_films_as_they_are(
+    tmp_path, recwarn
+):
+    info, model, predictions, metrics, history = contents()
+    write_run(
+        tmp_path, info, keras.Model([model.input], model.output), predictions, metrics, history
+    )
+    films = np.zeros((2, 8, 8, 1), np.uint8)
+    assert read_run(tmp_path).model()(films, training=False).shape == (2, 3)
+    assert [str(each.message) for each in recwarn if "structure" in str(each.message)] == []
 
 
 def two_answers():

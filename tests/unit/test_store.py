@@ -6,9 +6,11 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from osteo_utils import store
 from osteo_utils.store import locked, make_folder, replace_file
 
 SLOW = """
@@ -143,3 +145,32 @@ def test_a_lock_is_reentrant_in_its_thread_and_says_whom_it_waits_for(tmp_path, 
     assert not waiter.is_alive()
     assert f"{tmp_path / 'run'}: another process is at work on it" in capfd.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [".run.lock"]
+
+
+def test_a_file_that_may_not_be_replaced_stays_and_is_named(tmp_path, monkeypatch):
+    (file := tmp_path / "run.json").write_text("old")
+
+    def refused(part, path):  # as Windows does where another program has it open
+        raise PermissionError(13, "The process cannot access the file", str(part))
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(PermissionError, match=r"cannot be replaced: close the program") as caught:
+        replace_file(file, lambda part: part.write_text("new"))
+    assert caught.value.filename == str(file)
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_where_there_are_no_locks_the_part_is_closed_before_it_is_moved(tmp_path, monkeypatch):
+    open_parts = []
+
+    def replace(part, path):
+        links = Path("/proc/self/fd").iterdir()
+        open_parts.append([x for x in links if x.resolve().name.startswith(".part-")])
+        part.rename(path)
+
+    monkeypatch.setattr(store, "fcntl", None)
+    monkeypatch.setattr(Path, "replace", replace)
+    replace_file(tmp_path / "a", lambda part: part.write_text("new"))
+    assert open_parts == [[]]
+    assert (tmp_path / "a").read_text() == "new"
