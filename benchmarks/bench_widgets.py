@@ -34,7 +34,7 @@ ANSWERED = 249  # films of validation, and of test
 
 # As a page of the book has it: the saved state, a view, and the book's own loader.
 LOADER = Path(__file__).resolve().parents[1] / "book/assets/js/widgets.js"
-PAGE = """<!doctype html><meta charset="utf-8"><title>bench</title>
+PAGE = """<!doctype html><meta charset="utf-8"><title>bench</title><body>
 <script type="application/vnd.jupyter.widget-state+json">{state}</script>
 <script type="application/vnd.jupyter.widget-view+json">{view}</script>
 <script src="{loader}"></script>"""
@@ -57,7 +57,8 @@ MOVES = """async (control) => {
 
 def page_of(widget: anywidget.AnyWidget) -> str:
     """A page with the widget, as the book has it."""
-    data = embed_data([widget], state=dependency_state([widget]))
+    own = dependency_state([widget], drop_defaults=False)
+    data = embed_data([widget], state=own)
     state, (view,) = data["manager_state"], data["view_specs"]
     texts = {"state": state, "view": view}
     safe = {name: json.dumps(text).replace("</", "<\\/") for name, text in texts.items()}
