@@ -23,6 +23,7 @@ from osteo_utils.models import ARCHITECTURES, build, last_conv_layers
 from osteo_utils.profiles import get_profile, recipe
 
 FULL = get_profile("full")
+FILMS = 9
 # What a cell cannot have here: the corpus, and networks that have been trained.
 NOT_HERE = {"split", "audited", "trained", "train_seeds", "train_model", "find_runs", "read_run"}
 TRAINING = {"show_training", "fit", "train_on_batch"}
@@ -114,8 +115,8 @@ def _random(make: Any) -> Any:
 
 def noise(_: course.Course, image_size: int = FULL.image_size) -> dict[str, Any]:
     """Films of nothing, as many as a chapter takes into its hand."""
-    rng, shape = np.random.default_rng(0), (64, image_size, image_size, 1)
-    films = rng.integers(0, 256, shape, dtype=np.uint8), np.arange(64) % 3
+    rng, shape = np.random.default_rng(0), (FILMS, image_size, image_size, 1)
+    films = rng.integers(0, 256, shape, dtype=np.uint8), np.arange(FILMS) % 3
     return dict.fromkeys(("train", "validation", "test"), films)
 
 
