@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -39,10 +39,13 @@ from osteo_utils.labels import (
     OSTEOPOROSIS_AT_OR_BELOW,
     class_of_t_score,
 )
-from osteo_utils.phantom import MASKS, Setting, sample_anatomy, sample_setting, simulate_knee
 from osteo_utils.profiles import Profile
 from osteo_utils.progress import progress, watched
 from osteo_utils.store import make_folder, replace_file, rows_digest, source_digest
+
+# The phantom loads much of SciPy, so only those functions import it that draw one.
+if TYPE_CHECKING:
+    from osteo_utils.phantom import Setting
 
 IMAGE_FOLDER: Final = "OS Collected Data"
 KNOWN: Final = ("simulated", "kaggle")
@@ -236,6 +239,8 @@ def read_truth(root: Path | str) -> pd.DataFrame:
 
 def read_mask(root: Path | str, path: str) -> dict[str, npt.NDArray[np.bool_]]:
     """Masks (height, width) of one file of a simulated corpus, by the names of phantom.MASKS."""
+    from osteo_utils.phantom import MASKS
+
     if not (mask := Path(root) / "masks" / f"{path}.png").is_file():
         raise CorpusError(mask, "a simulated image's mask", "no such file", "Check the path.")
     with Image.open(mask) as image:
@@ -435,6 +440,8 @@ def _render(
     part: Path, knees: pd.DataFrame, stream: np.random.SeedSequence, size: int
 ) -> list[dict[str, Any]]:
     """Simulate and save the two knees of one patient; the facts of both."""
+    from osteo_utils.phantom import MASKS, sample_anatomy, sample_setting, simulate_knee
+
     rng = np.random.default_rng(stream)
     anatomy = sample_anatomy(rng)
     facts: list[dict[str, Any]] = []
@@ -450,7 +457,7 @@ def _render(
     return facts
 
 
-def _site_marker(setting: Setting, site: str) -> Setting:
+def _site_marker(setting: "Setting", site: str) -> "Setting":
     if site == "C":
         return replace(setting, marker_style="white box", marker_x=0.12, marker_y=0.1)
     return replace(setting, marker_style="bare") if setting.marker_style == "white box" else setting

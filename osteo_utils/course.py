@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from osteo_utils.audit import FILES, Audit, audit, audit_code, read_audit, write_audit
 from osteo_utils.corpus import (
     CorpusError,
     corpus_info,
@@ -48,9 +47,11 @@ from osteo_utils.splits import (
 )
 from osteo_utils.store import locked, replace_file
 
+# The audit loads scikit-learn, so only those functions import it that ask for one.
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from osteo_utils.audit import Audit
     from osteo_utils.training import Arrays
 
 DRIVE = Path("/content/drive")  # where Colab mounts Google Drive
@@ -166,21 +167,23 @@ def listed(course: Course) -> pd.DataFrame:
     return list_corpus(course.root, course.folder / "cache" / "listing.json")
 
 
-def audited(course: Course) -> Audit:
+def audited(course: Course) -> "Audit":
     """The audit of the corpus: read where it still fits the files, made (and kept) otherwise.
 
     It is made again, and the print says why, when a film, metadata.csv, the audit's code or one
     of its tables has changed. Of two processes at once the second one waits.
     """
+    from osteo_utils import audit
+
     folder = course.folder
     with locked(folder / "audit.csv"):
         listing = listed(course)
-        made_from = {"listing": listing_digest(listing), "code": audit_code()}
+        made_from = {"listing": listing_digest(listing), "code": audit.audit_code()}
         if not (reason := _stale_audit(folder, listing, made_from)):
-            return read_audit(folder)
+            return audit.read_audit(folder)
         print(reason)
-        report = audit(course.root, listing)
-        write_audit(report, folder)
+        report = audit.audit(course.root, listing)
+        audit.write_audit(report, folder)
         text = json.dumps(made_from | {"tables": _tables(folder)}, indent=1) + "\n"
         replace_file(folder / "audit.json", lambda part: part.write_text(text, encoding="utf-8"))
     return report
@@ -188,6 +191,8 @@ def audited(course: Course) -> Audit:
 
 def _stale_audit(folder: Path, listing: pd.DataFrame, made_from: dict[str, str]) -> str:
     """Why the audit in a folder cannot be believed, or ""; audit.json says what it is of."""
+    from osteo_utils.audit import read_audit
+
     try:
         known = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
         if known["tables"] != _tables(folder):
@@ -205,6 +210,8 @@ def _stale_audit(folder: Path, listing: pd.DataFrame, made_from: dict[str, str])
 
 
 def _tables(folder: Path) -> dict[str, str]:
+    from osteo_utils.audit import FILES
+
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
 
 
@@ -241,6 +248,8 @@ def split(course: Course) -> pd.DataFrame:
 
 def _refuse_if_used(folder: Path, changes: str) -> None:
     """`SplitError` if anything but the audit lies beside the split: it may rest on the split."""
+    from osteo_utils.audit import FILES
+
     ours = {*FILES, "audit.json", "split.csv", "split.json", "cache"}
     names = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
     if others := [name for name in names if name not in ours]:

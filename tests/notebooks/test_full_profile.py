@@ -25,7 +25,7 @@ from osteo_utils.profiles import get_profile, recipe
 FULL = get_profile("full")
 FILMS = 9
 # What a cell cannot have here: the corpus, and networks that have been trained.
-NOT_HERE = {"split", "audited", "trained", "train_seeds", "train_model", "find_runs", "read_run"}
+NOT_HERE = {"split", "audited", "trained", "train_seeds", "train_model", "fitting_runs"}
 TRAINING = {"show_training", "fit", "train_on_batch"}
 
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from tiny_runs import fitting_run
 
 sys.path.append(str(Path(__file__).parents[2] / "book"))
-from osteo_utils import comparison, training
+from osteo_utils import audit, comparison, training
 from osteo_utils import course as plumbing
 from osteo_utils.corpus import IMAGE_FOLDER, films_digest, list_corpus, read_truth
 from osteo_utils.course import (
@@ -158,7 +158,7 @@ def test_audit_and_split_are_made_once_and_then_read(opened, capsys, monkeypatch
     first = audited(opened)
     parts = split(opened)
     capsys.readouterr()
-    monkeypatch.setattr(plumbing, "audit", lambda *_: pytest.fail("audited twice"))
+    monkeypatch.setattr(audit, "audit", lambda *_: pytest.fail("audited twice"))
     assert audited(opened).images["group"].tolist() == first.images["group"].tolist()
     assert split_hash(split(opened)) == split_hash(parts)
     assert capsys.readouterr().out == ""
@@ -272,7 +272,7 @@ def test_the_audit_is_made_again_by_other_code_or_when_its_tables_were_changed(
         (lambda: table.write_text(table.read_text().replace("True", "False", 1)), "changed or dam"),
         (lambda: (started.folder / "pairs.csv").unlink(), "No audit of this corpus yet"),
         (lambda: (started.folder / "audit.json").write_text("{"), "record is damaged"),
-        (lambda: monkeypatch.setattr(plumbing, "audit_code", lambda: "another"), "version of the"),
+        (lambda: monkeypatch.setattr(audit, "audit_code", lambda: "another"), "version of the"),
     ):
         damage()
         assert audited(started).images["keep"].tolist() == first.images["keep"].tolist()
