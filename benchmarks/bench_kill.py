@@ -97,7 +97,7 @@ def run(
     """
     mark = secrets.token_hex(8)
     environment = os.environ | {"PYTHONPATH": str(home), "TF_CPP_MIN_LOG_LEVEL": "3", MARK: mark}
-    start = time.monotonic()
+    start, killed = time.monotonic(), False
     with (home / "bench.log").open("ab") as log:
         process = subprocess.Popen(
             command, cwd=home, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -105,15 +105,16 @@ def run(
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
+            killed = True
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     took = time.monotonic() - start
     found = kill_marked(mark)
     if outlived is not None:
         outlived += found
-    if process.returncode == -signal.SIGKILL:
+    if killed:
         return None
-    if process.returncode:
+    if process.returncode:  # also of a process that somebody else killed
         sys.exit(f"{home}: failed without being killed; see bench.log there")
     return took
 

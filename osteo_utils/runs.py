@@ -237,7 +237,7 @@ def _foreign(run: Run, file: Path) -> Any:  # noqa: ANN401
 
     model = keras.models.load_model(file, compile=False, safe_mode=True)
     if isinstance(model.input, list) and len(model.inputs) == 1:
-        # So Keras before 3.11 reads a single input, and then warns whenever films are no list.
+        # So Keras 3.10 reads any single input, and then warns whenever films come without a list.
         model = keras.Model(model.inputs[0], model.output)
     print(
         f"{file}: no network of this course as it is now, so its layers come from the file; "
