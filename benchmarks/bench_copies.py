@@ -131,18 +131,19 @@ def distinct_films(folder: Path) -> list[Film]:
 
 def main(folder: str, *kinds: str) -> None:
     films = distinct_films(Path(folder))
-    n, originals = len(films), [copies.look(np.asarray(film)) for film in films]
-    strangers = [pair.similarity for pair in copies.find(originals)]
+    n, originals = len(films), [copies.extract_features(np.asarray(film)) for film in films]
+    strangers = [pair.similarity for pair in copies.find_pairs(originals)]
     false = sum(value >= SAME_IMAGE for value in strangers)
     print(f"{n} distinct films, {len(strangers)} pairs compared: {false} false pairs, ", end="")
     print(f"the most similar {np.sort(strangers)[-3:].round(3)}, threshold {SAME_IMAGE}")
     print(f"{'kind':28}{'n':>5} recall (95 % interval)   lowest found  false pairs  CPU s")
     for kind in kinds or KINDS:
         start, rng = time.process_time(), np.random.default_rng(0)
-        twins = [copies.look(np.asarray(KINDS[kind](film, rng))) for film in films]
+        twins = [copies.extract_features(np.asarray(KINDS[kind](film, rng))) for film in films]
         both, found, wrong = originals + twins, dict[int, float](), set[tuple[int, int]]()
-        for a, b, mirrored in copies.candidates(both):
-            pair = copies.compared(both, a, b, mirrored) if b >= n else None
+        basis = copies.whitening(both)
+        for a, b, mirrored in copies.candidates(both, basis):
+            pair = copies.register(both, basis, a, b, mirrored) if b >= n else None
             if pair and pair.similarity >= SAME_IMAGE:
                 if b - a == n:
                     found[a] = max(pair.similarity, found.get(a, 0))

@@ -54,7 +54,8 @@ class Audit:
     `images`: the listing and, by file, `border_black`, `border_white` (shares of the outermost
     2 %), `border_mean` (0..255), `duplicate_group` (-1: none), `group` (duplicates and patient
     united: must stay in one part), `conflict`, `keep`, `reason` (why it is not kept).
-    `pairs`: confirmed copies; `kind` is bytes, pixels, inverted, mirrored (also if turned or cut),
+    `pairs`: confirmed copies; `kind` is the first that fits of bytes, pixels, inverted (also if
+    mirrored, turned or cut besides), mirrored (also if turned or cut),
     transformed (rotated, shifted, cropped, zoomed or padded) or near (in place: re-encoded,
     resized, another contrast). `rotation` (degrees), `scale` and `shift` (share of the side) say
     how the second film lies on the first.
@@ -79,13 +80,13 @@ def audit(root: Path | str, listing: pd.DataFrame, seed: int = 0) -> Audit:
         found = f"found {len(listing)} files, missing columns {missing}"
         raise ValueError(f"listing: expected at least one file, as list_corpus lists it, {found}")
     images = listing.reset_index(drop=True)
-    looks = _look_at_all(Path(root), images)
-    images["problem"] = [look.problem for look in looks]
-    images[BORDER] = [look.border for look in looks]
+    decoded = _decode_all(Path(root), images)
+    images["problem"] = [each.problem for each in decoded]
+    images[BORDER] = [each.border for each in decoded]
     hashes = images.loc[images["problem"] == "", "sha256"]
-    contents = pd.Series({i: looks[i].content for i in hashes.drop_duplicates().index}, dtype=str)
+    contents = pd.Series({i: decoded[i].content for i in hashes.drop_duplicates().index}, dtype=str)
     distinct = contents.drop_duplicates().index.to_numpy()
-    near = _near_pairs(images.loc[distinct], [looks[i].film for i in distinct])
+    near = _near_pairs(images.loc[distinct], [decoded[i].film for i in distinct])
     twins = near[near["similarity"] >= SAME_IMAGE]
     pairs = pd.concat([_equal_pairs(hashes, "bytes"), _equal_pairs(contents, "pixels"), twins])
     images = _keep_one(_grouped(images, pairs))
@@ -93,7 +94,7 @@ def audit(root: Path | str, listing: pd.DataFrame, seed: int = 0) -> Audit:
     return Audit(images, _named(images, pairs), _named(images, near), shortcuts)
 
 
-class _Look(NamedTuple):
+class _Decoded(NamedTuple):
     """What one decoding of a file leaves behind."""
 
     content: str = ""  # hash of the pixels
@@ -102,21 +103,21 @@ class _Look(NamedTuple):
     problem: str = ""
 
 
-def _look_at_all(root: Path, images: pd.DataFrame) -> list[_Look]:
-    def look(path: str, problem: str) -> _Look:
+def _decode_all(root: Path, images: pd.DataFrame) -> list[_Decoded]:
+    def decode(path: str, problem: str) -> _Decoded:
         try:
-            return _Look(problem=problem) if problem else _look(read_image(root / path))
+            return _Decoded(problem=problem) if problem else _facts_of(read_image(root / path))
         except ImageError as error:
-            return _Look(problem=str(error))
+            return _Decoded(problem=str(error))
 
     with ThreadPoolExecutor(THREADS) as pool:
-        looks = pool.map(look, images["path"], images["problem"])
-        return list(progress(looks, "auditing", len(images), "image"))
+        decoded = pool.map(decode, images["path"], images["problem"])
+        return list(progress(decoded, "auditing", len(images), "image"))
 
 
-def _look(image: Grey) -> _Look:
+def _facts_of(image: Grey) -> _Decoded:
     content = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-    return _Look(content, _border(image), copies.look(image))
+    return _Decoded(content, _border(image), copies.extract_features(image))
 
 
 def _border(image: Grey) -> tuple[float, float, float]:
@@ -139,8 +140,8 @@ def _near_pairs(images: pd.DataFrame, films: list[copies.Film]) -> pd.DataFrame:
     """Pairs among distinct images whose detail was compared; `a` and `b` are rows of `images`."""
     sizes, rows = images[["width", "height"]].to_numpy(float), images.index.to_numpy()
     found = []
-    for pair in copies.find(films):
-        rotation, scale, shift = _moved(pair, sizes[pair.a], sizes[pair.b])
+    for pair in copies.find_pairs(films):
+        rotation, scale, shift = _rotation_scale_shift(pair, sizes[pair.a], sizes[pair.b])
         in_place = abs(rotation) < 1 and abs(scale - 1) < 0.02 and shift < 0.02
         kind = "near" if in_place else "transformed"
         kind = "inverted" if pair.inverted else "mirrored" if pair.mirrored else kind
@@ -150,7 +151,9 @@ def _near_pairs(images: pd.DataFrame, films: list[copies.Film]) -> pd.DataFrame:
     return table.astype({"a": int, "b": int, "kind": str} | dict.fromkeys(columns[3:], float))
 
 
-def _moved(pair: copies.Pair, size_a: Floats, size_b: Floats) -> tuple[float, float, float]:
+def _rotation_scale_shift(
+    pair: copies.Pair, size_a: Floats, size_b: Floats
+) -> tuple[float, float, float]:
     """Degrees counter-clockwise, scale, and shift of the middle, in shares of the film's side."""
     linear = pair.affine[:, :2] * (-1 if pair.mirrored else 1, 1)
     (xx, xy), (yx, yy) = linear * np.outer(size_a, 1 / size_b)  # in pixels, squares are no longer

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy.ndimage import affine_transform, gaussian_filter, maximum_filter, uniform_filter
+from scipy.ndimage import affine_transform, gaussian_filter, uniform_filter
 from threadpoolctl import threadpool_limits
 
 from osteo_utils.images import THREADS, Grey
@@ -31,7 +31,8 @@ BLURS: Final = (1.6, 2.1, 2.7, 3.5, 4.5, 5.8)
 CELLS: Final = 4  # a descriptor has CELLS x CELLS cells, each with the strength of edges in
 DIRECTIONS: Final = 4  # directions, 45 degrees apart
 REACH: Final = 12.0  # width of a descriptor, in blurs of its keypoint
-COMPONENTS: Final = 32  # principal components of the descriptors, for the search
+QUERIES: Final = 60  # keypoints of a film, the strongest, that look for their nearest
+COMPONENTS: Final = 48  # principal components of the descriptors, for the search
 NEIGHBOURS: Final = 3  # candidates of a film as it is, and of the mirrored film
 VOTES: Final = 3  # keypoints in common that make a candidate
 INLIERS: Final = 4  # keypoints that agree on the map
@@ -67,25 +68,26 @@ class Pair(NamedTuple):
     affine: Floats  # (2, 3), from positions (x, y, 1) in `b` to (x, y) in `a`
 
 
-def look(image: Grey) -> Film:
+def extract_features(image: Grey) -> Film:
     """What is needed of a film to find its copies."""
-    small, box = _without_margins(_shrunk(image, SIDES[1]))
+    small, box = _without_margins(_resized_square(image, SIDES[1]))
     side = int(np.clip(min(image.shape), *SIDES))
     return Film(small, box, side, *_keypoints(small, box))
 
 
-def find(films: list[Film]) -> list[Pair]:
+def find_pairs(films: list[Film]) -> list[Pair]:
     """Every candidate pair, once, with the similarity of its detail after registration."""
     best: dict[tuple[int, int], Pair] = {}
+    basis = whitening(films)
     # Many small products: the threads of BLAS would wait for each other most of the time.
     with threadpool_limits(1), ThreadPoolExecutor(THREADS) as pool:
-        for found in pool.map(lambda each: compared(films, *each), candidates(films)):
+        for found in pool.map(lambda each: register(films, basis, *each), candidates(films, basis)):
             if found and best.get(found[:2], found).similarity <= found.similarity:
                 best[found[:2]] = found
     return [best[key] for key in sorted(best)]
 
 
-def _shrunk(image: Grey, side: int) -> Grey:
+def _resized_square(image: Grey, side: int) -> Grey:
     """Stretched to a square, so that a resized twin looks the same again."""
     return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
 
@@ -123,16 +125,26 @@ def _keypoints(small: Grey, box: Box) -> tuple[Complex, Bools, Floats]:
     power = [uniform_filter(b**2, _odd(8 * blur)) for b, blur in zip(blobs, BLURS, strict=False)]
     contrast = blobs / (np.sqrt(np.maximum(power, 0)) + 0.7)  # 0.7 grey levels are noise
     strength = np.abs(contrast)
-    peak = (strength == maximum_filter(strength, 3)) & (strength > 0)
-    peak[[0, -1]] = False  # they lack a neighbour
+    peak = np.zeros(strength.shape, dtype=bool)  # the outermost lack a neighbour
+    inner = strength[1:-1, 1:-1, 1:-1]
+    peak[1:-1, 1:-1, 1:-1] = (inner == _highest_of_27(strength)) & (inner > 0)
     peak &= _inside(_grid(len(small)), box, 3 / len(small))
     place = np.nonzero(peak)
     strongest = np.argsort(-strength[place], kind="stable")[:POINTS]
     level, y, x = (axis[strongest] for axis in place)
     axis = _axis(blurred[0])
     edges = [_edges(blurred[i], BLURS[i], axis) for i in range(1, len(blobs) - 1)]
-    descriptors = _described(np.array(edges), level, y, x, axis)
+    descriptors = _describe(np.array(edges), level, y, x, axis)
     return _grid(len(small))[y, x], contrast[level, y, x] > 0, descriptors.astype(np.float16)
+
+
+def _highest_of_27(values: Floats) -> Floats:
+    """The highest value of each inner place and its neighbours along and across all three axes."""
+    for axis in range(3):
+        values = np.moveaxis(values, axis, 0)
+        values = np.maximum(np.maximum(values[:-2], values[1:-1]), values[2:])
+        values = np.moveaxis(values, 0, axis)
+    return values
 
 
 def _grid(side: int) -> Complex:
@@ -161,17 +173,18 @@ def _axis(blurred: Floats) -> float:
 
 
 def _edges(blurred: Floats, blur: float, axis: float) -> Floats:
-    """Strength of edges around each pixel, (height, width, DIRECTIONS), seen from `axis`.
+    """Strength of edges around each pixel, (DIRECTIONS, height, width), seen from `axis`.
 
     From dark to bright and from bright to dark are the same, so an inverted film has the same.
     """
     dy, dx = np.gradient(blurred)
     strength = np.hypot(dx, dy)
     usual = uniform_filter(strength, _odd(REACH * blur / 2))  # of contrast as it is just there
-    doubled = ((dx + 1j * dy) * np.exp(-1j * axis)) ** 2 / (strength + 1e-3) / (usual + 0.2)
-    cell = _odd(REACH * blur / CELLS)
+    doubled = (dx + 1j * dy) ** 2 * complex(np.exp(-2j * axis))
+    doubled /= (strength + 1e-3) * (usual + 0.2)
     ways = (doubled.real, doubled.imag, -doubled.real, -doubled.imag)
-    return np.stack([uniform_filter(np.maximum(way, 0), cell) for way in ways], axis=-1)
+    cell = _odd(REACH * blur / CELLS)
+    return np.array([uniform_filter(np.maximum(way, 0), cell) for way in ways])
 
 
 def _odd(width: float) -> int:
@@ -179,14 +192,15 @@ def _odd(width: float) -> int:
     return 2 * int(width // 2) + 1
 
 
-def _described(edges: Floats, level: Ints, y: Ints, x: Ints, axis: float) -> Floats:
+def _describe(edges: Floats, level: Ints, y: Ints, x: Ints, axis: float) -> Floats:
     """Unit vectors (n, cells, directions): the edges in a square of cells along `axis`."""
     centres = ((np.arange(CELLS) + 0.5) / CELLS - 0.5) * REACH
     cells = (centres + 1j * centres[:, None]).ravel() * np.exp(1j * axis)
     at = (x + 1j * y)[:, None] + np.array(BLURS)[level][:, None] * cells
-    last = edges.shape[1] - 1
+    last = edges.shape[-1] - 1
     row, column = (np.clip(np.rint(part), 0, last).astype(int) for part in (at.imag, at.real))
-    found = np.sqrt(np.maximum(edges[level[:, None] - 1, row, column], 0))  # no edge decides alone
+    found = edges[level[:, None] - 1, :, row, column]
+    found = np.sqrt(np.maximum(found, 0))  # no edge decides alone
     found -= found.mean(axis=(1, 2), keepdims=True)
     return np.asarray(found / (np.linalg.norm(found, axis=(1, 2), keepdims=True) + 1e-6))
 
@@ -197,36 +211,64 @@ def _mirrored(descriptors: Floats) -> Floats:
     return square[..., [0, 3, 2, 1]].reshape(descriptors.shape)  # one diagonal becomes the other
 
 
-def candidates(films: list[Film]) -> list[tuple[int, int, bool]]:
+def candidates(films: list[Film], basis: Floats) -> list[tuple[int, int, bool]]:
     """Pairs of films with VOTES keypoints in common, and whether one is mirrored."""
     owner = np.repeat(np.arange(len(films)), [len(film.points) for film in films])
     if len(np.unique(owner)) < 2:
         return []
     descriptors = np.concatenate([film.descriptors for film in films]).astype(np.float32)
-    known = descriptors.reshape(len(owner), -1)
-    basis = np.linalg.eigh(known.T @ known)[1][:, -COMPONENTS:]
+    asks = np.concatenate([np.arange(len(film.points)) < QUERIES for film in films])
+    asking, known = owner[asks], _whitened(descriptors, basis)
     found: set[tuple[int, int, bool]] = set()
     for mirrored, queries in ((False, descriptors), (True, _mirrored(descriptors))):
-        votes = _owner_of_nearest(queries.reshape(len(owner), -1) @ basis, known @ basis, owner)
-        pairs, count = np.unique(np.stack([owner, votes]), axis=1, return_counts=True)
+        votes = _owner_of_nearest(_whitened(queries[asks], basis), asking, known, owner)
+        pairs, count = np.unique(np.stack([asking, votes]), axis=1, return_counts=True)
         order = np.lexsort((-count, pairs[0]))
-        (asking, asked), count = pairs[:, order], count[order]
-        rank = np.arange(len(count)) - np.searchsorted(asking, asking)
+        (first, second), count = pairs[:, order], count[order]
+        rank = np.arange(len(count)) - np.searchsorted(first, first)
         for i in np.flatnonzero((rank < NEIGHBOURS) & (count >= VOTES)):
-            one, other = sorted((int(asking[i]), int(asked[i])))
+            one, other = sorted((int(first[i]), int(second[i])))
             found.add((one, other, mirrored))
     return sorted(found)
 
 
-def _owner_of_nearest(queries: Floats, known: Floats, owner: Ints) -> Ints:
-    """The film of the descriptor nearest to each query; its own film does not count."""
+def whitening(films: list[Film]) -> Floats:
+    """(cells x directions, COMPONENTS): what all descriptors have in common counts no more.
+
+    Principal components, each divided by its strength (Jegou and Chum 2012,
+    doi:10.1007/978-3-642-33709-3_55).
+    """
+    size = CELLS**2 * DIRECTIONS
+    covariance = np.zeros((size, size))
+    for film in films:
+        flat = film.descriptors.reshape(-1, size).astype(float)
+        covariance += flat.T @ flat
+    strength, components = np.linalg.eigh(covariance)
+    strength = np.sqrt(np.maximum(strength, 1e-6 * strength[-1] + 1e-12))
+    return np.asarray((components / strength)[:, -COMPONENTS:], dtype=np.float32)
+
+
+def _whitened(descriptors: Floats, basis: Floats) -> Floats:
+    """Unit vectors (n, COMPONENTS) of descriptors (n, cells, directions)."""
+    flat = descriptors.reshape(len(descriptors), -1).astype(np.float32) @ basis
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.asarray(flat / np.maximum(length, 1e-12))
+
+
+def _owner_of_nearest(queries: Floats, asking: Ints, known: Floats, owner: Ints) -> Ints:
+    """The film of the descriptor nearest to each query; the film that asks does not count.
+
+    `asking` and `owner` are the films of the queries and of the known descriptors, ascending.
+    Memory is bounded by the tiles, whatever the number of films.
+    """
 
     def search(rows: slice) -> Ints:
-        best, nearest = np.full(len(owner[rows]), -np.inf), np.zeros_like(owner[rows])
+        films = asking[rows]
+        best, nearest = np.full(len(films), -np.inf), np.zeros_like(films)
         for columns in _slices(len(owner), 2048):  # a tile that fits into the processor's cache
             likeness = queries[rows] @ known[columns].T
-            if owner[rows][0] <= owner[columns][-1] and owner[columns][0] <= owner[rows][-1]:
-                likeness[owner[rows][:, None] == owner[columns]] = -np.inf
+            if films[0] <= owner[columns][-1] and owner[columns][0] <= films[-1]:
+                likeness[films[:, None] == owner[columns]] = -np.inf
             at = likeness.argmax(axis=1)
             highest = likeness[np.arange(len(at)), at]
             better = highest > best
@@ -234,34 +276,35 @@ def _owner_of_nearest(queries: Floats, known: Floats, owner: Ints) -> Ints:
         return nearest
 
     with threadpool_limits(1), ThreadPoolExecutor(THREADS) as pool:
-        return np.concatenate(list(pool.map(search, _slices(len(owner), 512))))
+        return np.concatenate(list(pool.map(search, _slices(len(asking), 512))))
 
 
 def _slices(length: int, step: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, length, step)]
 
 
-def compared(films: list[Film], a: int, b: int, mirrored: bool) -> Pair | None:
+def register(films: list[Film], basis: Floats, a: int, b: int, mirrored: bool) -> Pair | None:
     """The pair registered, or None if its keypoints agree on no map."""
     one, other = films[a], films[b]
-    if (voted := _voted(one, other, mirrored)) is None:
+    if (estimated := _estimate_affine(one, other, basis, mirrored)) is None:
         return None
-    affine, inverted = voted
-    similarity, affine = _refined(one, other, affine, inverted, SIDES[0], steps=6)
+    affine, inverted = estimated
+    similarity, affine = _refine_affine(one, other, affine, inverted, SIDES[0], steps=6)
     side = min(one.side, other.side)
     if similarity > 0.75 and side > SIDES[0]:
-        similarity, affine = _refined(one, other, affine, inverted, side, steps=4)
+        similarity, affine = _refine_affine(one, other, affine, inverted, side, steps=4)
     return Pair(a, b, similarity, mirrored, inverted, affine)
 
 
-def _voted(one: Film, other: Film, mirrored: bool) -> tuple[Floats, bool] | None:
+def _estimate_affine(
+    one: Film, other: Film, basis: Floats, mirrored: bool
+) -> tuple[Floats, bool] | None:
     """The affine map from `other` to `one` on which most keypoints agree; is one film inverted?
 
     Every two matches propose a map that turns, scales and shifts (RANSAC without the chance).
     """
-    asked = (_mirrored(other.descriptors) if mirrored else other.descriptors).astype(np.float32)
-    known = one.descriptors.astype(np.float32)
-    likeness = asked.reshape(len(asked), -1) @ known.reshape(len(known), -1).T
+    asked = _mirrored(other.descriptors) if mirrored else other.descriptors
+    likeness = _whitened(asked, basis) @ _whitened(one.descriptors, basis).T
     match = likeness.argmax(axis=1)
     mutual = np.flatnonzero(likeness.argmax(axis=0)[match] == np.arange(len(match)))
     source, target = other.points[mutual], one.points[match[mutual]]
@@ -280,11 +323,13 @@ def _voted(one: Film, other: Film, mirrored: bool) -> tuple[Floats, bool] | None
     inliers = agree[best]
     if inliers.sum() < INLIERS:
         return None
-    affine, inliers = _fitted(source, target, turn[best] * seen + shift[best], inliers)
+    affine, inliers = _fit_affine(source, target, turn[best] * seen + shift[best], inliers)
     return affine, bool(same[inliers].mean() < 0.5)
 
 
-def _fitted(source: Complex, target: Complex, proposed: Complex, inliers: Bools) -> tuple[Any, Any]:
+def _fit_affine(
+    source: Complex, target: Complex, proposed: Complex, inliers: Bools
+) -> tuple[Any, Any]:
     """Affine map by least squares through those matches that agree with it ever more closely.
 
     All others pull a little towards where the proposed map has them: few matches are not enough.
@@ -294,34 +339,34 @@ def _fitted(source: Complex, target: Complex, proposed: Complex, inliers: Bools)
         weight, goal = np.where(inliers, 1.0, 0.05), np.where(inliers, target, proposed)
         aim = weight[:, None] * np.stack([goal.real, goal.imag], axis=1)
         affine = np.linalg.lstsq(weight[:, None] * flat, aim, rcond=None)[0].T
-        closer = np.abs(_moved(source, affine) - target) < limit
+        closer = np.abs(_transform(source, affine) - target) < limit
         if closer.sum() < INLIERS:
             break
         inliers = closer
     return affine, inliers
 
 
-def _refined(
+def _refine_affine(
     one: Film, other: Film, affine: Floats, inverted: bool, side: int, steps: int
 ) -> tuple[float, Floats]:
     """Best similarity of detail in the overlap, and its map, within `steps` of Lucas and Kanade."""
-    grey = _shrunk(one.small, side).astype(np.float32)
-    fixed = _detail(_shrunk(other.small, side).astype(np.float32))
+    grey = _resized_square(one.small, side).astype(np.float32)
+    fixed = _detail(_resized_square(other.small, side).astype(np.float32))
     grid = _grid(side)
     seen = _inside(grid, other.box, 3 / side)
     smaller = min(_area(one.box) / abs(np.linalg.det(affine[:, :2])), _area(other.box))
     best = (-1.0, affine)
     for step in range(steps + 1):
-        both = seen & _inside(_moved(grid, affine), one.box, 3 / side)
+        both = seen & _inside(_transform(grid, affine), one.box, 3 / side)
         if both.mean() < OVERLAP * smaller:
             break
-        warped = _detail(_warped(grey, affine)) * (-1 if inverted else 1)
-        a, b = _standard(warped[both]), _standard(fixed[both])
+        warped = _detail(_warp(grey, affine)) * (-1 if inverted else 1)
+        a, b = _standardised(warped[both]), _standardised(fixed[both])
         similarity = float((a * b).mean())
         gained, best = similarity - best[0], max(best, (similarity, affine), key=lambda r: r[0])
         if step == steps or gained < -0.02 or best[0] < HOPELESS[min(step, 2)]:
             break
-        slopes = _slopes(warped / (warped[both].std() + 1e-6), grid, side)[:, both]
+        slopes = _affine_gradient(warped / (warped[both].std() + 1e-6), grid, side)[:, both]
         normal = slopes @ slopes.T
         normal += 1e-3 * np.diag(np.diag(normal)) + 1e-6 * np.eye(6)  # can always be solved
         change = np.linalg.solve(normal, slopes @ (b - a)).reshape(2, 3)
@@ -329,17 +374,17 @@ def _refined(
     return best
 
 
-def _standard(values: Floats) -> Floats:
+def _standardised(values: Floats) -> Floats:
     return np.asarray((values - values.mean()) / (values.std() + 1e-6))
 
 
-def _slopes(image: Floats, grid: Complex, side: int) -> Floats:
+def _affine_gradient(image: Floats, grid: Complex, side: int) -> Floats:
     """How each pixel changes with each number of an affine map, (6, height, width)."""
     dy, dx = (slope * side for slope in np.gradient(image))
     return np.stack([dx * grid.real, dx * grid.imag, dx, dy * grid.real, dy * grid.imag, dy])
 
 
-def _moved(positions: Complex, affine: Floats) -> Complex:
+def _transform(positions: Complex, affine: Floats) -> Complex:
     flat = np.stack([positions.real, positions.imag, np.ones_like(positions.real)])
     x, y = np.tensordot(affine, flat, 1)
     return np.asarray(x + 1j * y)
@@ -349,7 +394,7 @@ def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _warped(grey: Floats, affine: Floats) -> Floats:
+def _warp(grey: Floats, affine: Floats) -> Floats:
     """The film seen through a map of positions, in pixels."""
     side, half = len(grey), 0.5 - 0.5 / len(grey)
     matrix = affine[::-1, 1::-1]  # SciPy counts rows first

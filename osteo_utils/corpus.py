@@ -644,7 +644,7 @@ def _labelled_files(root: Path, name: object = None) -> list[tuple[Path, int]]:
             files.append((file, labels[0]))
     if len({label for _, label in files}) < len(CLASS_NAMES):
         expected = f"files in sub-folders named {', '.join(CLASS_NAMES)}"
-        found = f"files in: {_shown(', '.join(sorted(folders)[:12]))[0] or 'no sub-folder'}"
+        found = f"files in: {_printable(', '.join(sorted(folders)[:12]))[0] or 'no sub-folder'}"
         raise CorpusError(name or root, expected, found, "Rename or add folders.")
     return sorted(files, key=lambda file: _natural(file[0].relative_to(root).as_posix()))
 
@@ -673,7 +673,7 @@ def _natural(path: str) -> tuple[list[tuple[int, str]], str]:
     return [(int(p), "") if p.isdecimal() else (-1, p) for p in pieces], path
 
 
-def _shown(name: str) -> tuple[str, bool]:
+def _printable(name: str) -> tuple[str, bool]:
     """A name as a table and a terminal can hold it, and whether it is whole: bytes that are no
     UTF-8 and control characters are escaped.
     """
@@ -684,7 +684,7 @@ def _shown(name: str) -> tuple[str, bool]:
 
 def _row(root: Path, file: Path, label: int) -> dict[str, Any]:
     data, facts, problem = b"", ImageFacts("", "", 0, 0), ""
-    path, whole = _shown(file.relative_to(root).as_posix())
+    path, whole = _printable(file.relative_to(root).as_posix())
     try:
         data = read_bytes(file)
         if not whole:
@@ -693,10 +693,10 @@ def _row(root: Path, file: Path, label: int) -> dict[str, Any]:
         facts = probe(file, data)
     except Exception as error:  # one bad file never ends a listing
         known = isinstance(error, ImageError)
-        problem = _shown(str(error) if known else f"{file}: {type(error).__name__}: {error}")[0]
+        problem = _printable(str(error) if known else f"{file}: {type(error).__name__}: {error}")[0]
     row = {"path": path, "label": label}
     row |= {"patient": "", "site": "", "side": ""}
-    row |= {"format": facts.format, "extension": _shown(file.suffix)[0], "mode": facts.mode}
+    row |= {"format": facts.format, "extension": _printable(file.suffix)[0], "mode": facts.mode}
     row |= {"width": facts.width, "height": facts.height, "bytes": len(data)}
     return row | {"sha256": hashlib.sha256(data).hexdigest(), "problem": problem}
 

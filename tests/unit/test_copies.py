@@ -1,12 +1,15 @@
 """The search for altered copies: each step by hand, and recall on phantoms and real radiographs."""
 
+from io import BytesIO
+
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
 from osteo_utils import copies
-from osteo_utils.audit import SAME_IMAGE, _moved
-from osteo_utils.copies import find, look
+from osteo_utils.audit import SAME_IMAGE, _components, _rotation_scale_shift
+from osteo_utils.copies import extract_features, find_pairs
 from osteo_utils.corpus import list_corpus
 from osteo_utils.images import read_image
 from osteo_utils.phantom import simulate_knee
@@ -50,7 +53,7 @@ def searched(films):
     """Similarities of each film with its twin, of each kind in turn, and of all other pairs."""
     kinds = list(KINDS.values())
     twins = [kinds[i % len(kinds)](film) for i, film in enumerate(films)]
-    pairs = find([look(np.asarray(film)) for film in [*films, *twins]])
+    pairs = find_pairs([extract_features(np.asarray(film)) for film in [*films, *twins]])
     of_twins = {pair.a: pair.similarity for pair in pairs if pair.b - pair.a == len(films)}
     others = [pair.similarity for pair in pairs if pair.b - pair.a != len(films)]
     return np.array([of_twins.get(i, -1) for i in range(len(films))]), max(others, default=-1)
@@ -78,8 +81,37 @@ def test_small_copies_do_not_make_strangers_alike(real_knees):
     """Half of the detail is lost on 105 px: compared so, 34 pairs of strangers passed for one."""
     paths = list_corpus(real_knees).drop_duplicates("sha256")["path"].iloc[::4]
     films = [Image.fromarray(read_image(real_knees / path)) for path in paths]
-    small = [look(np.asarray(film.resize((film.width // 2, film.height // 2)))) for film in films]
-    assert max(pair.similarity for pair in find(small)) < SAME_IMAGE
+    small = [
+        extract_features(np.asarray(film.resize((film.width // 2, film.height // 2))))
+        for film in films
+    ]
+    assert max(pair.similarity for pair in find_pairs(small)) < SAME_IMAGE
+
+
+def encoded(film, quality):
+    film.save(buffer := BytesIO(), "JPEG", quality=quality)
+    return Image.open(buffer)
+
+
+@pytest.mark.parametrize(
+    "copies_of",
+    [
+        lambda film: [alter(film) for alter in list(KINDS.values())[:12]],
+        # Each has three that are more like it than all others: as many as a film may ask for.
+        lambda film: [
+            encoded(film.rotate(angle, BILINEAR), quality)
+            for angle in (4, 8, 12)
+            for quality in (95, 80, 60, 40)
+        ],
+    ],
+)
+def test_twelve_copies_of_one_film_are_one_group(copies_of):
+    film = phantom(0)
+    films = [film, *copies_of(film), *(phantom(seed) for seed in range(1, 6))]
+    pairs = find_pairs([extract_features(np.asarray(each)) for each in films])
+    twins = [(pair.a, pair.b) for pair in pairs if pair.similarity >= SAME_IMAGE]
+    groups = _components(pd.DataFrame(twins, columns=["a", "b"]), len(films))
+    assert groups.tolist() == [0] * 13 + [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -97,25 +129,27 @@ def test_small_copies_do_not_make_strangers_alike(real_knees):
 def test_what_was_done_to_a_copy_is_told(alter, rotation, scale, shift, mirrored, inverted):
     """As what has to be done to the copy, so that it lies on the original."""
     film = phantom(3, 200)
-    (pair,) = find([look(np.asarray(each)) for each in (film, alter(film))])
+    (pair,) = find_pairs([extract_features(np.asarray(each)) for each in (film, alter(film))])
     assert (pair.a, pair.b, pair.mirrored, pair.inverted) == (0, 1, mirrored, inverted)
     assert pair.similarity > 0.95
     sizes = (np.array(each.size, float) for each in (film, alter(film)))
-    assert _moved(pair, *sizes) == pytest.approx((rotation, scale, shift), abs=0.02 + rotation**2)
+    assert _rotation_scale_shift(pair, *sizes) == pytest.approx(
+        (rotation, scale, shift), abs=0.02 + rotation**2
+    )
 
 
 def test_a_rotation_is_told_in_degrees_of_the_film_though_it_is_not_square():
     film = phantom(3, 200).resize((160, 240))
     turned = film.rotate(10, BILINEAR)
-    (pair,) = find([look(np.asarray(each)) for each in (film, turned)])
-    rotation, scale, _ = _moved(pair, *[np.array(film.size, float)] * 2)
+    (pair,) = find_pairs([extract_features(np.asarray(each)) for each in (film, turned)])
+    rotation, scale, _ = _rotation_scale_shift(pair, *[np.array(film.size, float)] * 2)
     assert rotation == pytest.approx(-10, abs=0.3)
     assert scale == pytest.approx(1, abs=0.01)
 
 
 def test_descriptors_do_not_see_inversion_and_mirror_as_the_film_does():
     grey = np.asarray(phantom(1, 192))
-    film, dark, other = (look(each) for each in (grey, 255 - grey, grey[:, ::-1]))
+    film, dark, other = (extract_features(each) for each in (grey, 255 - grey, grey[:, ::-1]))
     assert np.allclose(dark.points, film.points)
     assert (dark.bright == ~film.bright).all()
     assert np.abs(dark.descriptors - film.descriptors).max() < 0.01
@@ -143,34 +177,36 @@ def test_flat_margins_are_overwritten_with_what_is_next_to_them():
 def test_the_nearest_descriptor_of_another_film_wins_by_hand():
     known = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 1]], np.float32)
     owner = np.array([0, 0, 1, 2])
-    assert copies._owner_of_nearest(known, known, owner).tolist() == [2, 2, 2, 1]
+    assert copies._owner_of_nearest(known, owner, known, owner).tolist() == [2, 2, 2, 1]
+    some = copies._owner_of_nearest(known[[0, 3]], owner[[0, 3]], known, owner)
+    assert some.tolist() == [2, 1]
 
 
 def test_a_map_by_hand_warps_as_it_says():
     """Positions one tenth to the right: what was there is seen here."""
     grey = np.tile(np.arange(20, dtype=np.float32), (20, 1))
-    seen = copies._warped(grey, np.array([[1, 0, 0.1], [0, 1, 0]]))
+    seen = copies._warp(grey, np.array([[1, 0, 0.1], [0, 1, 0]]))
     assert np.allclose(seen[:, :18], grey[:, 2:])
     quarter = np.array([[0, 1, 0], [-1, 0, 0]])  # x of the film is y of what is seen
-    assert np.allclose(copies._warped(grey, quarter), grey.T, atol=1e-4)
+    assert np.allclose(copies._warp(grey, quarter), grey.T, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     "image", [np.zeros((1, 1)), np.full((50, 40), 9), np.tile(np.arange(40) * 6, (50, 1))]
 )
 def test_films_with_nothing_on_them_have_no_copies(image):
-    film = look(image.astype(np.uint8))
-    assert find([film, film, look(np.asarray(phantom(0)))]) == []
-    assert find([film]) == find([]) == []
+    film = extract_features(image.astype(np.uint8))
+    assert find_pairs([film, film, extract_features(np.asarray(phantom(0)))]) == []
+    assert find_pairs([film]) == find_pairs([]) == []
 
 
 def test_a_film_of_a_few_pixels_is_a_copy_of_nothing_but_itself():
-    film = look(np.eye(3, dtype=np.uint8) * 255)
-    pairs = find([film, film, look(np.asarray(phantom(0)))])
+    film = extract_features(np.eye(3, dtype=np.uint8) * 255)
+    pairs = find_pairs([film, film, extract_features(np.asarray(phantom(0)))])
     assert [(pair.a, pair.b) for pair in pairs if pair.similarity >= SAME_IMAGE] == [(0, 1)]
 
 
 def test_what_is_kept_of_a_film_does_not_grow_with_it():
     """Twenty thousand films have to fit into memory: 1 GB, not one detail map for each pair."""
-    film = look(np.asarray(phantom(0).resize((1200, 1200))))
+    film = extract_features(np.asarray(phantom(0).resize((1200, 1200))))
     assert sum(np.asarray(part).nbytes for part in film) < 50_000
