@@ -162,8 +162,12 @@ def listing_digest(listing: pd.DataFrame) -> str:
 
 
 def corpus_info(root: Path) -> dict[str, Any]:
-    """What the maker of a simulated corpus wrote down, {} for any other; `CorpusError`."""
-    if not (file := root / "corpus.json").is_file():
+    """What the maker of a simulated corpus wrote down, {} for any other; `CorpusError`.
+
+    Without truth.csv beside it, a file of that name is another program's.
+    """
+    file = root / "corpus.json"
+    if not (file.is_file() and (root / "truth.csv").is_file()):
         return {}
     try:
         info = json.loads(file.read_text(encoding="utf-8"))
@@ -171,7 +175,7 @@ def corpus_info(root: Path) -> dict[str, Any]:
             return {}
         float(info["best_possible"]["balanced_accuracy"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        remedy = "Restore it, or remove the folder to make the corpus anew."
+        remedy = "Restore it, or move the folder away: then the corpus is made anew."
         raise CorpusError(file, "the settings of a simulated corpus", repr(error), remedy) from None
     return info  # type: ignore[no-any-return]
 
@@ -201,7 +205,7 @@ def make_simulated(
     if root.exists():
         found = corpus_info(root).get("settings", "no corpus.json with its settings")
         if found != settings:
-            remedy = "Remove that folder to make it anew, or choose another."
+            remedy = "Choose another folder, or move this one away."
             raise CorpusError(root, f"a corpus made with {settings}", found, remedy)
         return root
     workers = workers or (1 if patients * size < 5000 else os.cpu_count() or 1)
@@ -294,7 +298,7 @@ def unpack(archive: Path | str, root: Path | str) -> Path:
     if not root.exists():
         return make_folder(root, fill)
     if not known.is_file() or known.read_text() != digest:
-        remedy = "Remove that folder, or rename the zip."
+        remedy = "Move that folder away, or rename the zip."
         raise CorpusError(root, f"the unpacked {archive}", "something else", remedy)
     return root
 
@@ -313,7 +317,7 @@ def list_corpus(root: Path | str, cache: Path | None = None) -> pd.DataFrame:
     unread = [film for film, stamp in zip(files, stamps, strict=True) if stamp not in known]
     with ThreadPoolExecutor(THREADS) as pool:
         read = pool.map(lambda film: _row(root, *film), unread)
-        read = iter(progress(read, "listing", len(unread), "file") if unread else ())
+        read = iter(list(progress(read, "listing", len(unread), "file")) if unread else ())
         rows = [known[stamp] if stamp in known else next(read) for stamp in stamps]
     good = {s: row for s, row in zip(stamps, rows, strict=True) if s and not row["problem"]}
     if cache is not None and good != known:
@@ -709,12 +713,16 @@ def _metadata(root: Path, paths: "pd.Series[str]") -> pd.DataFrame:
         metadata = pd.read_csv(table, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:
         raise CorpusError(table, "a CSV table", error, "Save it again as CSV (UTF-8).") from None
-    titles = {
-        title.strip().casefold() for name in metadata for title in re.split("[;\t]", str(name))
-    }
-    if "path" not in titles:
+    metadata.columns = pd.Index([str(name).strip().casefold() for name in metadata])
+    columns = {part.strip() for name in metadata for part in re.split("[;\t]", name)}
+    if not columns & {"path", "patient"}:
         _tell_once(f"{table}: left aside, for it has no column path; patients are not known.")
         return _metadata_of_nobody()
+    if not columns & set(metadata):
+        remedy = "Save it again as CSV with commas."
+        raise CorpusError(table, "columns between commas", list(metadata), remedy)
+    if metadata.columns.has_duplicates:
+        raise CorpusError(table, "each column once", list(metadata), "Rename or remove columns.")
     if missing := [name for name in METADATA_COLUMNS if name not in metadata]:
         expected = f"the columns {', '.join(METADATA_COLUMNS)}"
         raise CorpusError(table, expected, list(metadata.columns), f"Add {', '.join(missing)}.")

@@ -55,8 +55,6 @@ if TYPE_CHECKING:
     from osteo_utils.training import Arrays
 
 DRIVE = Path("/content/drive")  # where Colab mounts Google Drive
-# Of all ten networks of a profile; quick: the sum of a build's own records.
-TRAINING_TIME = {"quick": "about half an hour on two processor cores", "full": "hours on a GPU"}
 LARGEST_SEED = 2**31 - 1  # Keras adds a little to it and keeps it in 32 bits
 SHOWN_VERSIONS = ("osteo-utils", "tensorflow", "keras", "numpy", "pandas", "scikit-learn")
 
@@ -145,8 +143,9 @@ def _check_path(course: Course) -> None:
         replace_file(file, lambda part: part.write_text(text, encoding="utf-8"))
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        found = error
+    except (OSError, ValueError) as error:
+        remedy = "It is damaged and holds no results: delete this one file, and it is written again."
+        raise CorpusError(file, "the path of a corpus", error, remedy) from None
     if found != info:
         remedy = "Two corpora have one short name: rename the folder or zip, or use other runs."
         raise CorpusError(file, f"the corpus {course.corpus}", found, remedy)
@@ -345,7 +344,7 @@ def trained(course: Course, model: str, seed: int | None = None) -> Run:
     seed = course.seed if seed is None else seed
     if found := fitting_runs(course, [model], [seed])[model]:
         return found[0]
-    if course.profile.name == "smoke":
+    if course.profile.for_tests:
         return train_model(course, model, seed)
     print(
         f"No finished run of {model} as it is now in {course.folder}: a smoke-size one is trained "
@@ -364,7 +363,7 @@ def with_runs(
     how many of the models are enough, by default all. Networks of the smoke course are trained
     where they are missing: small stand-ins, all on the same films, whose scores mean little.
     """
-    if course.profile.name == "smoke":
+    if course.profile.for_tests:
         return course
     found = fitting_runs(course, models, None if every_seed else [course.seed])
     wanted = {model: len(course.recipe(model).seeds) if every_seed else 1 for model in models}
@@ -374,7 +373,7 @@ def with_runs(
     print(
         f"No finished run of {', '.join(missing)} in {course.folder}: on this page networks of the "
         "profile smoke stand in for all; they take some minutes, and their scores mean little. "
-        f"Training all ten takes {TRAINING_TIME[course.profile.name]}: run their chapters with the "
+        f"Training all ten takes {course.profile.training_time}: run their chapters with the "
         "same `runs`, or train_seeds(course, name) for each name."
     )
     return open_course("smoke", course.corpus, course.seed, course.runs)

@@ -19,15 +19,25 @@ class Profile:
     weights: Literal["imagenet", "members"] | None  # members: a fusion starts from their runs
     precision: Literal["float32", "mixed_bfloat16"]
     head_epochs: int = 40  # of the first stage of transfer, on cached features
+    for_tests: bool = False  # its numbers mean nothing; what is missing is trained unasked
+    training_time: str = "hours"  # of all networks, in words
     replaces_stale: bool = True  # a finished run that no longer fits is trained again unasked
 
 
 PROFILES: Final = {
-    "smoke": Profile("smoke", 24, 96, 64, 2, 16, (0,), 50, None, "float32"),
-    "quick": Profile("quick", 640, 256, 96, 8, 16, (0, 1, 2), 1000, None, "float32"),
+    "smoke": Profile(
+        *("smoke", 24, 96, 64, 2, 16, (0,), 50, None, "float32"),
+        for_tests=True,
+        training_time="some minutes",
+    ),
+    "quick": Profile(
+        *("quick", 640, 256, 96, 8, 16, (0, 1, 2), 1000, None, "float32"),
+        training_time="about half an hour on two processor cores",
+    ),
     "full": Profile(
         *("full", 1000, 512, 224, 30, 32, (0, 1, 2), 2000, "imagenet", "mixed_bfloat16"),
-        replaces_stale=False,  # hours of a GPU
+        training_time="hours on a GPU",
+        replaces_stale=False,
     ),
 }
 

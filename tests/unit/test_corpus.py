@@ -516,6 +516,20 @@ def test_metadata_is_read_where_it_is(tmp_path):
     assert table["site"].tolist() == ["NA", "", ""]
 
 
+def test_titles_of_metadata_may_have_capitals_and_blanks(tmp_path):
+    write(tmp_path, *(f"{name}/1.png" for name in CLASS_NAMES))
+    (tmp_path / "metadata.csv").write_text("Path, Patient,SIDE ,Site\nNormal/1.png,007,L,A\n")
+    first = list_corpus(tmp_path).loc[0, ["patient", "side", "site"]]
+    assert first.tolist() == ["007", "L", "A"]
+
+
+def test_the_bar_of_a_listing_runs_to_its_end(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("OSTEO_PROGRESS", raising=False)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    list_corpus(write(tmp_path, *(f"{name}/1.png" for name in CLASS_NAMES)))
+    assert "3/3" in capsys.readouterr().err
+
+
 def test_a_foreign_metadata_table_is_left_aside_and_said(tmp_path, capsys):
     write(tmp_path, *(f"{name}/1.png" for name in CLASS_NAMES))
     (tmp_path / "metadata.csv").write_text("id,age,image_path\n1,70,x.png\n")
@@ -528,8 +542,9 @@ def test_a_foreign_metadata_table_is_left_aside_and_said(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("path;patient;side;site\nNormal/1.png;1;L;A\n", "Add path, patient"),
-        ("Path,patient,side,site\nNormal/1.png,1,L,A\n", "Add path"),
+        ("path;patient;side;site\nNormal/1.png;1;L;A\n", "Save it again as CSV with commas"),
+        ("file,patient,side,site\nNormal/1.png,1,L,A\n", "Add path."),
+        ("path,PATH,patient,side,site\nNormal/1.png,x,1,L,A\n", "each column once"),
         ("", "expected a CSV table"),
         ("path,patient\nNormal/1.png,1\n", "Add side, site"),
         ("path,patient,side,site\nNormal/2.png,1,L,A\n", "'Normal/2.png'"),
@@ -539,7 +554,8 @@ def test_a_foreign_metadata_table_is_left_aside_and_said(tmp_path, capsys):
     ],
     ids=[
         "semicolons",
-        "capital",
+        "patients without path",
+        "two columns of one name",
         "empty",
         "columns",
         "unknown path",
@@ -798,14 +814,18 @@ def test_a_damaged_corpus_json_is_named(simulated, tmp_path, text):
             use()
 
 
-def test_the_corpus_json_of_another_program_is_left_aside(tmp_path):
+@pytest.mark.parametrize("text", ['{"images": []}', '{"settings": {"theme": "dark"}}', "{", "3"])
+def test_the_corpus_json_of_another_program_is_left_aside(tmp_path, text):
     root = write(tmp_path / "mine", *(f"{name}/1.png" for name in CLASS_NAMES))
-    (root / "corpus.json").write_text('{"images": []}')
+    (root / "corpus.json").write_text(text)
     assert films_digest(root, list_corpus(root)) == rows_digest(
         list_corpus(root), ("path", "sha256")
     )
-    with pytest.raises(CorpusError, match="mine: expected a corpus made with"):
+    before = hashes(root)
+    with pytest.raises(CorpusError, match="mine: expected a corpus made with") as caught:
         make_simulated(root, 24, 96)
+    assert "Choose another folder" in str(caught.value)  # nobody is told to remove their films
+    assert hashes(root) == before
 
 
 def test_open_corpus_makes_the_simulated_one_for_the_profile(tmp_path, simulated):

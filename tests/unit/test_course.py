@@ -72,8 +72,10 @@ def test_runs_of_another_corpus_under_the_same_short_name_are_refused(knees, tmp
     ):
         open_course("smoke", str(knees), runs=tmp_path / "runs")
     (course.folder.parent / "corpus.json").write_text("{")
-    with pytest.raises(ValueError, match=r"corpus\.json: expected the corpus"):
+    with pytest.raises(ValueError, match=r"corpus\.json: expected .* delete this one file"):
         open_course("smoke", str(knees), runs=tmp_path / "runs")
+    (course.folder.parent / "corpus.json").unlink()
+    assert open_course("smoke", str(knees), runs=tmp_path / "runs").root == course.root
 
 
 def test_a_course_stays_where_it_is_when_the_working_folder_changes(knees, tmp_path, monkeypatch):
