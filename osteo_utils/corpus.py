@@ -714,7 +714,7 @@ def _metadata(root: Path, paths: "pd.Series[str]") -> pd.DataFrame:
     except (ValueError, OSError) as error:
         raise CorpusError(table, "a CSV table", error, "Save it again as CSV (UTF-8).") from None
     metadata.columns = pd.Index([str(name).strip().casefold() for name in metadata])
-    columns = {part.strip() for name in metadata for part in re.split("[;\t]", name)}
+    columns = {part.strip() for name in metadata for part in re.split("[;\t]", str(name))}
     if not columns & {"path", "patient"}:
         _tell_once(f"{table}: left aside, for it has no column path; patients are not known.")
         return _metadata_of_nobody()

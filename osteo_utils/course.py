@@ -144,7 +144,9 @@ def _check_path(course: Course) -> None:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        remedy = "It is damaged and holds no results: delete this one file, and it is written again."
+        remedy = (
+            "It is damaged and holds no results: delete this one file, and it is written again."
+        )
         raise CorpusError(file, "the path of a corpus", error, remedy) from None
     if found != info:
         remedy = "Two corpora have one short name: rename the folder or zip, or use other runs."

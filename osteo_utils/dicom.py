@@ -8,6 +8,7 @@ and says the same once more: the inversion that MONOCHROME1 asks for is the only
 with INVERSE contradicts that table (DCMTK inverts it, most viewers do not).
 """
 
+import struct
 import zlib
 from io import BytesIO
 from typing import Any, Final
@@ -41,6 +42,8 @@ from osteo_utils.pixels import (
 
 _MAX_INFLATED: Final = 4 * MAX_PIXELS  # bytes of a deflated file: more than any film has
 _NO_FRAME_HEADER: Final = (0xC4, 0xC8, 0xCC, *range(0xD0, 0xF7))  # of the markers C0 to F7
+_JPEG_2000_SIZE: Final = b"\xff\x4f\xff\x51"
+_JPEG_2000: Final = (_JPEG_2000_SIZE, b"\0\0\0\x0cjP")  # a code stream, or a file around it
 _PIXELS: Final = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -131,13 +134,26 @@ def _only_frame(name: object, dataset: Any) -> npt.NDArray[Any]:  # noqa: ANN401
 
 
 def _check_jpeg_size(name: object, frame: bytes) -> None:
-    """Refuse a JPEG (also Lossless, LS) that is larger than the DICOM around it may be."""
+    """Refuse a JPEG (also Lossless, LS) that is larger than a film may be, or hides its size."""
     at = 2
     while at + 9 <= len(frame) and frame[at] == 0xFF and frame[at + 1] != 0xDA:
+        if frame[at + 1] == 0xFF:  # a fill byte
+            at += 1
+            continue
         if 0xC0 <= frame[at + 1] <= 0xF7 and frame[at + 1] not in _NO_FRAME_HEADER:
             height, width = (int.from_bytes(frame[at + i : at + i + 2], "big") for i in (5, 7))
-            check_size(name, width, height)
+            return check_size(name, width, height)
         at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    raise ImageError(name, "a JPEG that states its size", "none that does", "Export it again.")
+
+
+def _check_jpeg_2000_size(name: object, frame: bytes) -> None:
+    """The same for JPEG 2000, whose code stream begins with its size (ISO 15444-1 A.5.1)."""
+    if (at := frame.find(_JPEG_2000_SIZE)) < 0 or len(frame) < at + 24:
+        expected = "a JPEG 2000 that states its size"
+        raise ImageError(name, expected, "none that does", "Export it again.")
+    width, height, left, top = struct.unpack_from(">4I", frame, at + 8)
+    check_size(name, width - left, height - top)
 
 
 def _count_frames(name: object, dataset: Any) -> int:  # noqa: ANN401
@@ -147,11 +163,14 @@ def _count_frames(name: object, dataset: Any) -> int:  # noqa: ANN401
         frames = list(generate_frames(data, number_of_frames=1))
         if frames and frames[0].startswith(b"\xff\xd8"):
             _check_jpeg_size(name, frames[0])
+        elif frames and frames[0].startswith(_JPEG_2000):
+            _check_jpeg_2000_size(name, frames[0])
         return len(frames)
     bits = int(dataset.BitsAllocated) * int(dataset.get("SamplesPerPixel", 1))
     if dataset.PhotometricInterpretation == "YBR_FULL_422":
         bits = bits * 2 // 3
-    return 8 * len(data) // (int(dataset.Rows) * int(dataset.Columns) * bits)
+    size = -(-int(dataset.Rows) * int(dataset.Columns) * bits // 8)  # bytes, rounded up
+    return 1 if len(data) == size + size % 2 else len(data) // size  # one frame may be padded
 
 
 def _stored_bits(name: object, dataset: Any, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:  # noqa: ANN401
@@ -267,13 +286,15 @@ def _table(name: object, dataset: Any, item: Any) -> tuple[npt.NDArray[np.uint16
 
 
 def _voi_table(name: object, dataset: Any) -> Display | None:  # noqa: ANN401
-    """The VOI table as brightness: an entry of all bits set is white.
+    """The VOI table as brightness: white is the highest number of the descriptor's bits.
 
-    The bits are those that the table needs: some files say 16 and fill 12.
+    So says PS3.3 C.11.2.1.1. Where a table needs more bits, or leaves four or more of them empty
+    (some writers say 16 and fill 12), the bits are those that it needs.
     """
     if (item := _first_table(dataset, "VOILUTSequence")) is None:
         return None
     table, first = _table(name, dataset, item)
-    brightness = table / max(2 ** int(table.max()).bit_length() - 1, 1)
+    bits, needed = int(item.LUTDescriptor[2]), int(table.max()).bit_length()
+    brightness = table / max(2 ** (bits if needed <= bits < needed + 4 else needed) - 1, 1)
     last = len(table) - 1
     return lambda values: brightness[np.clip(values - first, 0, last).astype(np.int64)]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageChops, UnidentifiedImageError
 from scipy.sparse import csr_array
 
 from osteo_utils.pixels import MAX_SIDE, Grey, ImageError, between, check_size, own_range, to_grey
@@ -316,8 +316,11 @@ def _without_its_end(data: bytes) -> Image.Image | None:
     A decoder looks some bits ahead. It is given several kinds of bits, and starts from black or
     white: a pixel that was not in the file differs.
     """
-    images = [_decoded_before(data, 16 * ahead, 255 * (i % 2)) for i, ahead in enumerate(_AHEAD)]
-    return images[0] if len({image.tobytes() for image in images}) == 1 else None
+    image = _decoded_before(data, 16 * _AHEAD[0], 0)
+    for i, ahead in enumerate(_AHEAD[1:], 1):  # one at a time: they may be large
+        if ImageChops.difference(image, _decoded_before(data, 16 * ahead, 255 * (i % 2))).getbbox():
+            return None
+    return image
 
 
 def _decoded_before(data: bytes, ahead: bytes, level: int) -> Image.Image:

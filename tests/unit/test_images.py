@@ -4,6 +4,7 @@ import re
 import shutil
 import struct
 import warnings
+import weakref
 import zlib
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +24,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGLSLossless,
     RLELossless,
@@ -290,6 +292,19 @@ def test_a_jpeg_that_lacks_only_its_end_marker_is_whole(lacking):
         np.testing.assert_array_equal(decode(data[:-lacking]), decode(data))
 
 
+def test_a_jpeg_without_its_end_is_decoded_into_two_pictures_at_most(monkeypatch):
+    made, alive, decoded_before = [], [], images._decoded_before
+
+    def counted(*args):
+        made.append(weakref.ref(image := decoded_before(*args)))
+        alive.append(sum(picture() is not None for picture in made))
+        return image
+
+    monkeypatch.setattr(images, "_decoded_before", counted)
+    assert images._without_its_end(encoded("JPEG")[:-2]) is not None
+    assert (len(made), max(alive)) == (6, 2)
+
+
 def test_a_jpeg_that_lacks_a_pixel_is_refused():
     for data in (encoded("JPEG"), encoded("JPEG", noisy()), encoded("JPEG", progressive=True)):
         for lacking in (4, 5, 9, 40):
@@ -414,6 +429,13 @@ def test_dicom_without_window_is_mapped_from_its_own_range(tmp_path):
     assert probe(path) == images.ImageFacts("DICOM", "MONOCHROME2", 3, 1)
 
 
+def test_the_byte_that_fills_up_an_odd_length_is_no_frame(tmp_path):
+    for values in ([7], [0, 1, 2]):
+        pixels = np.array([values], np.uint8)
+        path = dicom(tmp_path / "a.dcm", pixels, PixelData=pixels.tobytes() + b"\0")
+        assert read_image(path).shape == pixels.shape
+
+
 def test_monochrome1_is_turned_round(tmp_path):
     path = dicom(tmp_path / "a.dcm", np.array([[0, 100, 200]], np.uint16), "MONOCHROME1")
     assert read_image(path)[0].tolist() == [255, 127, 0]
@@ -454,12 +476,17 @@ RAMP = [0, 85, 170, 255]
         ([0, 1, 2, 3], lut([10000, 20000, 30000, 40000]), [39, 78, 117, 156]),
         ([0, 32768, 65535], lut(np.arange(65536)), [0, 128, 255]),
         ([0, 52428, 59999], lut(np.arange(60000) * 65535 // 59999), [0, 223, 255]),
+        ([0, 1, 2, 3], lut([0, 4096, 8192, 16383]), [0, 16, 32, 64]),  # of 16 bits, as in DCMTK
+        ([0, 1, 2, 3], lut([0, 1023, 2047, 4095], bits=14), [0, 16, 32, 64]),
         ([10, 11, 12, 13, 0], lut([0, 21845, 43690, 65535], first=10), [*RAMP, 0]),
         ([0, 1365, 2730, 4095], lut(np.arange(4096)), RAMP),  # 12 bits in entries of 16
         ([0, 1, 2, 3], lut(bytes(RAMP), bits=8, length=4), RAMP),  # packed
         ([0, 1, 2, 3], [Dataset()], RAMP),  # no table: the own range
     ],
-    ids=["rise", "fall", "bend", "part", "65536", "60000", "first", "12 bits", "packed", "empty"],
+    ids=[
+        *("rise", "fall", "bend", "part", "65536", "60000", "dim", "12 of 14 bits", "first"),
+        *("12 bits", "packed", "empty"),
+    ],
 )
 def test_voi_table_gives_the_display_value(tmp_path, pixels, table, expected):
     assert grey_of(tmp_path, pixels, VOILUTSequence=table) == expected
@@ -631,6 +658,13 @@ def several(extension):
     return encoded(extension, save_all=True, append_images=frames)
 
 
+def endless_jpeg_2000():
+    """A good code stream, its size overwritten."""
+    stream = bytearray(encoded("JPEG2000", no_jp2=True))
+    stream[8:16] = struct.pack(">II", 65_000, 65_000)
+    return bytes(stream)
+
+
 FLOATS = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
 NAN, INF = FLOATS.copy(), FLOATS.copy()
 NAN[1, 1], INF[1, 1] = np.nan, np.inf
@@ -694,6 +728,27 @@ BAD_DICOM = {
             "PixelData": encapsulate([b"\xff\xd8\xff\xf7\0\x0b\x08\xfd\xe8\xfd\xe8\1\1\x11\0"]),
         },
         "65000 x 65000 (not decoded)",
+    ),
+    "an endless JPEG-LS behind fill bytes": (
+        {
+            "syntax": JPEGLSLossless,
+            "PixelData": encapsulate(
+                [b"\xff\xd8\xff\xff\xff\xf7\0\x0b\x08\xfd\xe8\xfd\xe8\1\1\x11\0"]
+            ),
+        },
+        "65000 x 65000 (not decoded)",
+    ),
+    "a JPEG-LS that hides its size": (
+        {"syntax": JPEGLSLossless, "PixelData": encapsulate([b"\xff\xd8\xff\xda" + bytes(20)])},
+        "a JPEG that states its size, found none",
+    ),
+    "a small file with an endless JPEG 2000": (
+        {"syntax": JPEG2000Lossless, "PixelData": encapsulate([endless_jpeg_2000()])},
+        "65000 x 65000 (not decoded)",
+    ),
+    "a JPEG 2000 that hides its size": (
+        {"syntax": JPEG2000Lossless, "PixelData": encapsulate([endless_jpeg_2000()[:20]])},
+        "a JPEG 2000 that states its size, found none",
     ),
     "a high bit that is not the last stored one": (
         {"pixels": GREY.astype(np.uint16), "BitsStored": 12, "HighBit": 15},
