@@ -1,5 +1,6 @@
 """The search for altered copies: each step by hand, and recall on phantoms and real radiographs."""
 
+import tracemalloc
 from io import BytesIO
 
 import numpy as np
@@ -11,7 +12,7 @@ from osteo_utils import copies
 from osteo_utils.audit import SAME_IMAGE, _components, _rotation_scale_shift
 from osteo_utils.copies import extract_features, find_pairs
 from osteo_utils.corpus import list_corpus
-from osteo_utils.images import read_image
+from osteo_utils.images import THREADS, read_image
 from osteo_utils.phantom import simulate_knee
 
 BILINEAR = Image.Resampling.BILINEAR
@@ -174,12 +175,32 @@ def test_flat_margins_are_overwritten_with_what_is_next_to_them():
     assert box == pytest.approx((-0.5, 6 / 20 - 0.5, 0.5, 0.5))
 
 
+def test_what_all_descriptors_share_counts_as_little_as_the_rest_once_whitened():
+    films = [extract_features(np.asarray(phantom(seed))) for seed in range(4)]
+    flat = np.concatenate([film.descriptors.reshape(-1, 64) for film in films]).astype(float)
+    strength = np.linalg.eigvalsh(flat.T @ flat)
+    assert strength[-1] > 20 * strength[-copies.COMPONENTS]  # as they are
+    whitened = flat @ copies.whitening(films)
+    assert np.allclose(whitened.T @ whitened, np.eye(copies.COMPONENTS), atol=1e-3)
+
+
 def test_the_nearest_descriptor_of_another_film_wins_by_hand():
     known = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 1]], np.float32)
     owner = np.array([0, 0, 1, 2])
     assert copies._owner_of_nearest(known, owner, known, owner).tolist() == [2, 2, 2, 1]
     some = copies._owner_of_nearest(known[[0, 3]], owner[[0, 3]], known, owner)
     assert some.tolist() == [2, 1]
+
+
+def test_the_memory_of_the_search_is_that_of_its_tiles():
+    """Whole rows would take 80 MB for each thread here, and grow with the number of films."""
+    owner = np.repeat(np.arange(500), 80)
+    known = np.random.default_rng(0).standard_normal((len(owner), 4), np.float32)
+    tracemalloc.start()
+    copies._owner_of_nearest(known[::8], owner[::8], known, owner)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 15e6 * THREADS
 
 
 def test_a_map_by_hand_warps_as_it_says():
