@@ -25,8 +25,8 @@ from osteo_utils.registry import MEMBERS
 Tensor = Any  # a symbolic tensor of whichever backend Keras runs on
 # "unloaded" is the network that ImageNet's weights are for, before they are loaded.
 Weights = Literal["imagenet", "unloaded"] | None
+Width = Literal["thin", "published"]
 
-MOBILENET_WIDTH_FROM_SCRATCH: Final = 0.35
 _JOINT: Final = "_and_"  # instead of the + in the name of a Keras model, as TensorFlow allows
 
 _IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])  # red, green, blue of 0..1 photographs
@@ -43,7 +43,7 @@ PREPROCESSING: Final[dict[str, tuple[Any, Any]]] = {
 }
 
 
-def _pooled(maps: Tensor) -> Tensor:
+def _pooled(maps: Tensor, width: float) -> Tensor:
     return layers.GlobalAveragePooling2D(name="pooled")(maps)
 
 
@@ -53,7 +53,7 @@ class Architecture:
 
     name: str
     title: str
-    backbone: Callable[[Tensor, Weights], Tensor]  # preprocessed images to feature maps
+    backbone: Callable[[Tensor, Weights, float], Tensor]  # images, weights, width to feature maps
     preprocessing: str  # what the backbone expects: a key of PREPROCESSING, of a fusion several
     channels: int  # of its input: 1 grey, 3 grey repeated
     native_size: int
@@ -66,7 +66,8 @@ class Architecture:
     parameters: int = 0  # as published, with its own classifier of 1,000 classes
     pretrained: bool = False  # whether ImageNet weights exist
     fine_tuned_from: str = ""  # the first layer that moves in the second stage of transfer
-    summary: Callable[[Tensor], Tensor] = _pooled  # feature maps to one vector an image
+    summary: Callable[[Tensor, float], Tensor] = _pooled  # feature maps, width to one vector
+    thin: float = 1.0  # share of the published width that hundreds of films can fill
     members: tuple[str, ...] = ()  # of a fusion: the backbones whose vectors are joined
     hidden: int = 0  # units between the vector and the logits
 
@@ -77,6 +78,7 @@ def build(
     weights: Weights = None,
     seed: int = 0,
     precision: str = "float32",
+    width: Width = "thin",
 ) -> keras.Model:
     """A new model: uint8 (n, size, size, 1) in, float32 probabilities (n, 3) out.
 
@@ -86,6 +88,8 @@ def build(
     initial weights and the augmentation; the caller's random numbers go on as if nothing had been
     drawn. `precision` is the Keras dtype policy of the backbone. `weights`: None to train from
     scratch, "imagenet", or "unloaded" for the network of "imagenet" that will get other weights.
+    `width`: "thin" for the network's own share of its published width (with ImageNet weights there
+    is no other than the published one), or "published".
     Apply the model by `predict`, or call it with `training=False`: Keras' augmentation layers are
     on by default.
     Raises `ValueError` for an unknown name, too small a size, or weights that cannot be had.
@@ -94,7 +98,8 @@ def build(
     _check(architecture, image_size, weights)
     with seeded(seed), _policy(precision):
         inputs = keras.Input((image_size, image_size, 1), dtype="uint8", name="radiograph")
-        vector = _vector(architecture, _augment(inputs, seed), weights)
+        published = weights is not None or width == "published"
+        vector = _vector(architecture, _augment(inputs, seed), weights, published)
         answer = _head(vector, architecture.hidden)
         model = keras.Model(inputs, answer, name=name.replace("+", _JOINT))
     if weights is None:
@@ -175,7 +180,7 @@ def _last_conv(architecture: Architecture, image_size: int | None) -> str:
     return layer if small else architecture.last_conv
 
 
-def _of_members(x: Tensor, weights: Weights) -> Tensor:
+def _of_members(x: Tensor, weights: Weights, width: float) -> Tensor:
     raise NotImplementedError("a fusion has no backbone of its own: build its members")
 
 
@@ -206,22 +211,27 @@ def _augment(x: Tensor, seed: int) -> Tensor:
         layers.RandomBrightness(0.08, seed=seed + 2, **values),
         layers.RandomContrast(0.15, seed=seed + 3, **values),
     ):
+        # One layer that refuses to be compiled makes JAX do a whole network step by step.
+        layer.supports_jit = layer.supports_jit or keras.backend.backend() == "jax"
         x = layer(x)
     return x
 
 
-def _vector(architecture: Architecture, x: Tensor, weights: Weights) -> Tensor:
+def _vector(architecture: Architecture, x: Tensor, weights: Weights, published: bool) -> Tensor:
     """One vector an image, of a fusion the joined vectors of its members."""
     if not architecture.members:
         ready = _preprocess(x, architecture, weights)
-        return architecture.summary(_backbone(architecture, ready, weights))
-    vectors = [_prefixed(get_architecture(m), x, weights) for m in architecture.members]
+        width = 1.0 if published else architecture.thin
+        with _explained_download(architecture.title):
+            maps = architecture.backbone(ready, weights, width)
+        return architecture.summary(maps, width)
+    vectors = [_prefixed(get_architecture(m), x, weights, published) for m in architecture.members]
     return layers.Concatenate(name="fused")(vectors)
 
 
-def _prefixed(member: Architecture, x: Tensor, weights: Weights) -> Tensor:
+def _prefixed(member: Architecture, x: Tensor, weights: Weights, published: bool) -> Tensor:
     """The vector of one member, the layers behind it named after it."""
-    vector = _vector(member, x, weights)
+    vector = _vector(member, x, weights, published)
     for layer in keras.Model(x, vector).layers:
         if not isinstance(layer, layers.InputLayer):
             layer.name = f"{member.name}_{layer.name}"
@@ -244,11 +254,6 @@ def _preprocess(x: Tensor, architecture: Architecture, weights: Weights) -> Tens
     return layers.GroupNormalization(1, name="standardised", **options)(x)
 
 
-def _backbone(architecture: Architecture, x: Tensor, weights: Weights) -> Tensor:
-    with _explained_download(architecture.title):
-        return architecture.backbone(x, weights)
-
-
 def _quicken_batch_norm(model: keras.Model) -> None:
     """Let the running statistics follow within tens of steps, not hundreds (from scratch only)."""
     for layer in model.layers:
@@ -264,7 +269,7 @@ def _head(vector: Tensor, hidden: int) -> Tensor:
     return layers.Activation("softmax", dtype="float32", name="probabilities")(x)
 
 
-def _custom_cnn(x: Tensor, weights: Weights) -> Tensor:
+def _custom_cnn(x: Tensor, weights: Weights, width: float) -> Tensor:
     """Blocks of convolution, batch norm and ReLU, each on half the side: 0.4 M parameters."""
     for block, filters in enumerate((16, 32, 64, 128, 256), start=1):
         if block > 1:
@@ -308,28 +313,26 @@ def alexnet_vector(maps: Tensor, width: int = 4096, batch_norm: bool = False) ->
     return x
 
 
-def _alexnet(x: Tensor, weights: Weights) -> Tensor:
+def _alexnet(x: Tensor, weights: Weights, width: float) -> Tensor:
     return alexnet_maps(x, batch_norm=True)
 
 
-def _alexnet_summary(maps: Tensor) -> Tensor:
-    """Narrower than published: 4,096 units would hold most of 58 million weights for 3 classes."""
-    return alexnet_vector(maps, width=1024, batch_norm=True)
+def _alexnet_summary(maps: Tensor, width: float) -> Tensor:
+    """Its width is that of the dense layers, which hold 58 of AlexNet's 62 million weights."""
+    return alexnet_vector(maps, width=round(4096 * width), batch_norm=True)
 
 
-def _mobilenet_v2(x: Tensor, weights: Weights) -> Tensor:
-    """Full width for transfer; from scratch a width that hundreds of images can still fill."""
-    alpha = 1.0 if weights else MOBILENET_WIDTH_FROM_SCRATCH
-    options = {"alpha": alpha, "include_top": False, "weights": _file(weights)}
+def _mobilenet_v2(x: Tensor, weights: Weights, width: float) -> Tensor:
+    options = {"alpha": width, "include_top": False, "weights": _file(weights)}
     with warnings.catch_warnings():  # it takes the weights for 224 px at any size, as wanted
         warnings.filterwarnings("ignore", ".*input_shape. is undefined")
         return keras.applications.MobileNetV2(input_tensor=x, **options).output
 
 
-def _vgg(class_name: str) -> Callable[[Tensor, Weights], Tensor]:
+def _vgg(class_name: str) -> Callable[[Tensor, Weights, float], Tensor]:
     """VGG without its top; from scratch with a start that 13 or 16 layers can be trained from."""
 
-    def backbone(x: Tensor, weights: Weights) -> Tensor:
+    def backbone(x: Tensor, weights: Weights, width: float) -> Tensor:
         application = getattr(keras.applications, class_name)
         model = application(input_tensor=x, include_top=False, weights=_file(weights))
         if weights is None:
@@ -360,10 +363,10 @@ def _relu_gain(shape: tuple[int, ...]) -> float:
     return float((variance_after_relu * np.prod(shape[:3])) ** -0.5)
 
 
-def _application(class_name: str) -> Callable[[Tensor, Weights], Tensor]:
+def _application(class_name: str) -> Callable[[Tensor, Weights, float], Tensor]:
     """A backbone of `keras.applications`, without its top, on the tensor before it."""
 
-    def backbone(x: Tensor, weights: Weights) -> Tensor:
+    def backbone(x: Tensor, weights: Weights, width: float) -> Tensor:
         application = getattr(keras.applications, class_name)
         return application(input_tensor=x, include_top=False, weights=_file(weights)).output
 
@@ -430,6 +433,7 @@ ARCHITECTURES: Final = _registry(
         min_size=67,
         last_conv="conv5_relu",
         learning_rate=2e-3,
+        thin=0.25,
         year=2012,
         paper="krizhevsky2012",
         parameters=62_378_344,
@@ -541,6 +545,7 @@ ARCHITECTURES: Final = _registry(
         min_size=32,
         last_conv="out_relu",
         learning_rate=5e-3,
+        thin=0.35,
         year=2018,
         paper="sandler2018",
         parameters=3_538_984,

@@ -21,6 +21,8 @@ class Profile:
     head_epochs: int = 40  # of the first stage of transfer, on cached features
     for_tests: bool = False  # its numbers mean nothing; what is missing is trained unasked
     training_time: str = "hours"  # of all networks, in words
+    width: Literal["thin", "published"] = "thin"
+    patience: int = 0  # epochs without a lower loss before the rate falls; 0: it falls by a plan
     replaces_stale: bool = True  # a finished run that no longer fits is trained again unasked
 
 
@@ -38,6 +40,12 @@ PROFILES: Final = {
         *("full", 1000, 512, 224, 30, 32, (0, 1, 2), 2000, "imagenet", "mixed_bfloat16"),
         training_time="hours on a GPU",
         replaces_stale=False,
+    ),
+    "study": Profile(
+        *("study", 640, 256, 128, 120, 32, (0, 1, 2), 1000, None, "float32"),
+        width="published",
+        patience=10,
+        replaces_stale=False,  # hours of processor cores
     ),
 }
 
@@ -74,6 +82,7 @@ RECIPES: Final[dict[str, dict[str, dict[str, Any]]]] = {
         | {"image_size": 75, "weights": "members", "head_epochs": 20, "epochs": 1},
     },
     "full": {},
+    "study": {"late_fusion": {"weights": "members", "head_epochs": 20}},
 }
 
 

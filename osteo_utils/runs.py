@@ -222,7 +222,10 @@ def _built_by_name(run: Run, file: Path) -> Any:  # noqa: ANN401
         return None
     weights: Any = "unloaded" if run.info.get("weights") == "imagenet" else None
     try:
-        model = build(run.info["model"], run.info["image_size"], weights, run.info["seed"])
+        model = build(
+            *(run.info["model"], run.info["image_size"], weights, run.info["seed"]),
+            width=run.info.get("width", "thin"),
+        )
     except ValueError:  # no network of this name or size any more
         return None
     if network_digests(model) != known:

@@ -39,7 +39,7 @@ from osteo_utils.evaluate import bootstrap
 from osteo_utils.fingerprint import network_digests, plain
 from osteo_utils.images import load_arrays
 from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.models import Architecture, Weights, build, get_architecture
+from osteo_utils.models import Architecture, Weights, Width, build, get_architecture
 from osteo_utils.novelty import fit_novelty
 from osteo_utils.profiles import Profile
 from osteo_utils.progress import progress, watched
@@ -66,6 +66,8 @@ Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 Features = dict[str, npt.NDArray[np.float32]]
 
 _WARM_UP: Final = 0.1  # share of the steps in which the learning rate rises
+_WARM_UP_EPOCHS: Final = 5  # of a training that ends when it stops improving
+_FALLS: Final = 1  # of its rate, each to a tenth
 _WEIGHT_DECAY: Final = 1e-4
 _HEAD_RATE: Final = 1e-3
 _FINE_TUNING_RATE: Final = 5e-5
@@ -102,12 +104,15 @@ def train(
     corpus: str = "simulated",
     callbacks: Sequence[keras.callbacks.Callback] = (),
     replace_stale: bool = False,
+    checkpoint_seconds: float = 0.0,
 ) -> Run:
     """The run of `name` on `parts` in `folder`: read if whole, resumed if begun, else trained.
 
     Trains on the train part for `profile.epochs` (with ImageNet weights after
     `profile.head_epochs` of the head alone), keeps the epoch of lowest validation loss, and
-    predicts validation and test once, at the end; no choice ever looks at the test part.
+    predicts validation and test once, at the end; no choice ever looks at the test part. With
+    `profile.patience` it ends earlier, as soon as `plateau_rate` says so.
+    Progress is written after an epoch, at most every `checkpoint_seconds`.
     Others who want the same run meanwhile wait for it and get it.
     Raises `RunError` if the training diverges, or if `folder` holds work of another network, on
     another split or with other settings; `replace_stale` trains again instead and says why. An old
@@ -130,7 +135,8 @@ def train(
         model = _new_model(name, profile, seed, precision(profile))
         if profile.weights == "members":
             _take_members(model, folder, settings)
-        history = _fit(model, parts, profile, settings, work, callbacks)
+        keeper = _Keeper(work, checkpoint_seconds)
+        history = _fit(model, parts, profile, settings, keeper, callbacks)
         best = _best_model(name, profile, seed, work)
         predictions = _predict(best, parts, split, profile.batch_size)
         info = settings | _circumstances(profile, corpus, history)
@@ -146,7 +152,7 @@ def _best_model(name: str, profile: Profile, seed: int, work: Path) -> keras.Mod
     file = _state(work)["best"]
     if file is None:
         raise _diverged(name, work)
-    model = build(name, profile.image_size, _unloaded(profile), seed)
+    model = build(name, profile.image_size, _unloaded(profile), seed, width=profile.width)
     model.load_weights(work / file)
     return model
 
@@ -160,7 +166,7 @@ def _diverged(name: str, work: Path) -> RunError:
 
 def _new_model(name: str, profile: Profile, seed: int, precision: str) -> keras.Model:
     pretrained: Weights = "imagenet" if profile.weights == "imagenet" else None
-    return build(name, profile.image_size, pretrained, seed, precision)
+    return build(name, profile.image_size, pretrained, seed, precision, profile.width)
 
 
 def _unloaded(profile: Profile) -> Weights:
@@ -240,7 +246,8 @@ def method_of(name: str, profile: Profile) -> dict[str, Any]:
     unloaded: Weights = "unloaded" if weights == "imagenet" else None
     rate = _FINE_TUNING_RATE if transfer else architecture.learning_rate
     members = tuple(get_architecture(member) for member in architecture.members)
-    digests, parameters = _network(architecture, members, profile.image_size, unloaded)
+    size, width = profile.image_size, profile.width
+    digests, parameters = _network(architecture, members, size, unloaded, width)
     moved = [each.fine_tuned_from for each in members or (architecture,)]
     return {
         "class_names": list(CLASS_NAMES),
@@ -249,14 +256,16 @@ def method_of(name: str, profile: Profile) -> dict[str, Any]:
         "image_size": profile.image_size,
         "profile": profile.name,
         "weights": weights,
+        "width": profile.width,
         "epochs": profile.epochs,
+        "patience": profile.patience,
         "head_epochs": profile.head_epochs if transfer else 0,
         "batch_size": profile.batch_size,
         "learning_rate": rate,
         "precision_asked": profile.precision,
         "network": digests,
         "parameters": parameters,
-        "optimizer": _described(_optimizer(rate, _NOMINAL_STEPS)),
+        "optimizer": _described(_optimizer(_rate(profile, rate, _NOMINAL_STEPS))),
         "head_optimizer": _described(_head_optimizer()) if transfer else None,
         "fine_tuned_from": moved if transfer else None,
         "class_weights": "balanced",
@@ -266,10 +275,14 @@ def method_of(name: str, profile: Profile) -> dict[str, Any]:
 
 @functools.cache
 def _network(
-    architecture: Architecture, members: tuple[Architecture, ...], size: int, weights: Weights
+    architecture: Architecture,
+    members: tuple[Architecture, ...],
+    size: int,
+    weights: Weights,
+    width: Width,
 ) -> tuple[dict[str, str], int]:
     """Digests and parameters of a network as built now, once a process for each definition."""
-    model = build(architecture.name, size, weights)
+    model = build(architecture.name, size, weights, width=width)
     return network_digests(model), model.count_params()
 
 
@@ -315,18 +328,22 @@ def _fit(
     parts: Mapping[str, Arrays],
     profile: Profile,
     settings: Mapping[str, Any],
-    work: Path,
+    keeper: "_Keeper",
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> pd.DataFrame:
     images, labels = parts["train"]
     batches = _Batches(images, labels, profile.batch_size, settings["seed"])
     if settings["weights"]:
-        _train_head(model, parts, settings, work)
+        _train_head(model, parts, settings, keeper.work)
+        keeper.state = _state(keeper.work)
         freeze(model, get_architecture(settings["model"]))
-    _compile(model, settings["learning_rate"], len(batches) * profile.epochs)
-    keeper = _Keeper(work, batches)
+    rate = settings["learning_rate"]
+    _compile(model, _rate(profile, rate, len(batches) * profile.epochs))
     if begun := keeper.state["latest"]:
-        model.load_weights(work / begun)
+        model.load_weights(keeper.work / begun)
+    plateau = [_Plateau(keeper, rate, profile.patience)] if profile.patience else []
+    if plateau and plateau[0].next_rate() is None:
+        return pd.DataFrame(keeper.state["history"])
     model.fit(
         batches,
         validation_data=parts["validation"],
@@ -335,7 +352,7 @@ def _fit(
         epochs=profile.epochs,
         class_weight=_class_weights(labels),
         shuffle=False,  # the batches shuffle themselves, the same way after a kill
-        callbacks=[keeper, _Bar(settings), *callbacks],
+        callbacks=[_Order(batches), keeper, *plateau, _Bar(settings), *callbacks],
         verbose=0,
     )
     return pd.DataFrame(keeper.state["history"])
@@ -459,23 +476,49 @@ def _upper_layers(model: keras.Model, architecture: Architecture) -> list[keras.
     return head
 
 
-def _compile(model: keras.Model, learning_rate: float, steps: int) -> None:
-    optimizer = _optimizer(learning_rate, steps)
+def _compile(model: keras.Model, rate: Any) -> None:  # noqa: ANN401
+    optimizer = _optimizer(rate)
     # Variables of the optimizer must exist before a checkpoint can be loaded into them.
     optimizer.build(model.trainable_variables)
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
 
 
-def _optimizer(learning_rate: float, steps: int) -> keras.optimizers.Optimizer:
-    """AdamW with linear warm-up and cosine decay to zero (Loshchilov & Hutter 2017, 2019)."""
+def _rate(profile: Profile, peak: float, steps: int) -> Any:  # noqa: ANN401
+    """The learning rate of each step: linear warm-up and cosine decay to zero.
+
+    (Loshchilov & Hutter 2017.) With `profile.patience` it is set by epoch, see `plateau_rate`.
+    """
+    if profile.patience:
+        return peak
     warm_up = max(1, round(_WARM_UP * steps))
-    schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=learning_rate / 100,
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=peak / 100,
         decay_steps=max(1, steps - warm_up),
-        warmup_target=learning_rate,
+        warmup_target=peak,
         warmup_steps=warm_up,
     )
-    return keras.optimizers.AdamW(schedule, weight_decay=_WEIGHT_DECAY)
+
+
+def plateau_rate(losses: Sequence[float], peak: float, patience: int) -> float | None:
+    """The learning rate of the next epoch after these validation losses; None when it is enough.
+
+    It rises to `peak` in five epochs, falls to a tenth once the lowest loss has been `patience`
+    epochs old, and the training ends when that happens again.
+    """
+    least, age, falls = np.inf, 0, 0
+    for loss in losses:
+        age = 0 if loss < least else age + 1
+        least = min(least, loss)
+        if age == patience:
+            age, falls = 0, falls + 1
+    if falls > _FALLS:
+        return None
+    return float(peak * min(1, (len(losses) + 1) / _WARM_UP_EPOCHS) * 0.1**falls)
+
+
+def _optimizer(rate: Any) -> keras.optimizers.Optimizer:  # noqa: ANN401
+    """AdamW (Loshchilov & Hutter 2019)."""
+    return keras.optimizers.AdamW(rate, weight_decay=_WEIGHT_DECAY)
 
 
 def _head_optimizer() -> keras.optimizers.Optimizer:
@@ -552,38 +595,93 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
         return self.images[rows], self.labels[rows]
 
 
+class _Order(keras.callbacks.Callback):  # type: ignore[misc]
+    """Sets the order of the images and all random states of an epoch."""
+
+    def __init__(self, batches: _Batches) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        self.batches.start_epoch(epoch)
+        _reseed(self.model, self.batches.seed, epoch)
+
+
+class _Plateau(keras.callbacks.Callback):  # type: ignore[misc]
+    """Sets the learning rate of each epoch by the losses so far, and ends the training."""
+
+    def __init__(self, keeper: "_Keeper", peak: float, patience: int) -> None:
+        super().__init__()
+        self.keeper, self.peak, self.patience = keeper, peak, patience
+
+    def next_rate(self) -> float | None:
+        rows = self.keeper.state["history"]
+        losses = [row["val_loss"] for row in rows if row["stage"] != "head"]
+        return plateau_rate(losses, self.peak, self.patience)
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        self.model.optimizer.learning_rate = self.next_rate()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        self.model.stop_training = self.next_rate() is None
+
+
 class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps latest weights (with optimizer), best weights and history after every epoch.
+    """Keeps latest weights (with optimizer), best weights and history.
 
     Weights go into a file of their own first and `state.json`, which names them, is replaced last:
     whenever the process dies, the state names whole files of one and the same epoch.
     """
 
-    def __init__(self, work: Path, batches: _Batches) -> None:
+    def __init__(self, work: Path, seconds: float) -> None:
         super().__init__()
-        self.work, self.batches, self.state = work, batches, _state(work)
+        self.work, self.seconds, self.state = work, seconds, _state(work)
+        self.best: tuple[int, list[npt.NDArray[Any]]] | None = None  # epoch, weights not written
+        self.written = time.perf_counter()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        self.batches.start_epoch(epoch)
-        _reseed(self.model, self.batches.seed, epoch)
         self.started = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        number = len(self.state["history"]) + 1
-        row: dict[str, Any] = {"epoch": number} | {
+        history = self.state["history"]
+        row: dict[str, Any] = {"epoch": len(history) + 1} | {
             key: float(value) for key, value in (logs or {}).items()
         }
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         row["seconds"] = round(time.perf_counter() - self.started, 3)
         row["stage"] = "fine-tuning" if self.state["head"] else "scratch"
-        least = np.nanmin([np.inf, *(r["val_loss"] for r in self.state["history"])])
-        latest = f"epoch{number:03d}.weights.h5"
-        best = latest if row["val_loss"] < least else self.state["best"]
+        if row["val_loss"] < np.nanmin([np.inf, *(r["val_loss"] for r in history)]):
+            self.best = len(history) + 1, self.model.get_weights()
+        self.state["history"] = [*history, row]
+        if time.perf_counter() - self.written >= self.seconds:
+            self._write()
+
+    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
+        if self.state["latest"] != self._file(len(self.state["history"])):
+            self._write()
+
+    def _write(self) -> None:
+        latest = self._file(len(self.state["history"]))
         self.model.save_weights(self.work / latest)
-        history = [*self.state["history"], row]
-        self.state |= {"latest": latest, "best": best, "history": history}
+        if self.best is not None:
+            epoch, weights = self.best
+            if (best := self._file(epoch)) != latest:
+                self._save(weights, best)
+            self.state["best"], self.best = best, None
+        self.state["latest"] = latest
         write_json(self.work / "state.json", self.state)
         self._tidy()
+        self.written = time.perf_counter()
+
+    def _save(self, weights: list[npt.NDArray[Any]], name: str) -> None:
+        latest = self.model.get_weights()
+        self.model.set_weights(weights)
+        self.model.save_weights(self.work / name)
+        self.model.set_weights(latest)
+
+    @staticmethod
+    def _file(epoch: int) -> str:
+        return f"epoch{epoch:03d}.weights.h5"
 
     def _tidy(self) -> None:
         for file in self.work.glob("*.weights.h5"):
@@ -627,7 +725,13 @@ def _metrics(predictions: pd.DataFrame, resamples: int, seed: int) -> dict[str, 
     return {str(part): table(rows) for part, rows in predictions.groupby("part", sort=False)}
 
 
-def _circumstances(profile: Profile, corpus: str, history: pd.DataFrame) -> dict[str, Any]:
+def _ended_early(profile: Profile, history: pd.DataFrame) -> bool:
+    """Whether validation had stopped improving; otherwise the planned epochs were over."""
+    losses = history.loc[history["stage"] != "head", "val_loss"].tolist()
+    return bool(profile.patience) and plateau_rate(losses, 1.0, profile.patience) is None
+
+
+def _circumstances(profile: Profile, history: pd.DataFrame) -> dict[str, Any]:
     """What is written down and decides nothing."""
     return {
         "corpus": corpus,
@@ -635,6 +739,7 @@ def _circumstances(profile: Profile, corpus: str, history: pd.DataFrame) -> dict
         "precision": precision(profile),
         "device": (_gpus() or ["cpu"])[0],
         "epochs_run": len(history),
+        "ended_by": "plateau" if _ended_early(profile, history) else "epochs",
         "best_epoch": int(history["epoch"].iloc[history["val_loss"].argmin()]),
         "seconds": round(float(history["seconds"].sum()), 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -12,7 +12,7 @@ from osteo_utils.models import Architecture, build
 def tiny(filters=8, activation="relu", branch=False):
     """A backbone whose layers are numbered by Keras, as a reader would write it."""
 
-    def backbone(x, weights):
+    def backbone(x, weights, width):
         x = layers.Conv2D(filters, 3, strides=2, activation=activation)(x)
         first = x = layers.BatchNormalization()(x)
         for _ in range(2):

@@ -19,7 +19,7 @@ from osteo_utils.splits import PARTS, split_hash, write_split
 SCORES = ("precision", "recall", "f1")
 
 
-def backbone(x, weights):
+def backbone(x, weights, width):
     return keras.layers.ReLU(name="last")(keras.layers.Conv2D(4, 3, strides=4)(x))
 
 

@@ -25,7 +25,7 @@ SMALL = dataclasses.replace(
 def tiny_architecture(monkeypatch):
     """Two convolutions, so that a whole training takes a second."""
 
-    def backbone(x, weights):
+    def backbone(x, weights, width):
         x = keras.layers.Conv2D(8, 3, strides=2)(x)
         return keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
 
@@ -36,7 +36,7 @@ def tiny_architecture(monkeypatch):
 def wider():
     """The tiny architecture as a reader may change it: one filter more."""
 
-    def backbone(x, weights):
+    def backbone(x, weights, width):
         x = keras.layers.Conv2D(9, 3, strides=2)(x)
         return keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
 
@@ -244,6 +244,75 @@ def test_divergence_is_said(data, tmp_path, monkeypatch):
         train(data, tmp_path / "run")
 
 
+def test_rate_rises_stays_falls_once_and_ends():
+    def rate(*losses):
+        return training.plateau_rate(losses, 1.0, 3)
+
+    assert [rate(*[1.0 - 0.1 * i for i in range(n)]) for n in range(6)] == pytest.approx(
+        [0.2, 0.4, 0.6, 0.8, 1.0, 1.0]
+    )
+    best = [0.9, 0.8, 0.7, 0.6, 0.5]
+    assert rate(*best, 0.6, 0.5) == 1.0  # an equal loss is not a lower one
+    assert rate(*best, 0.6, 0.5, 0.7) == pytest.approx(0.1)
+    assert rate(*best, 0.6, 0.5, 0.7, 0.4, 0.41, 0.42) == pytest.approx(0.1)
+    assert rate(*best, 0.6, 0.5, 0.7, 0.4, 0.41, 0.42, float("nan")) is None
+    assert rate(*best, 0.6, 0.5, 0.7, 0.6, 0.6, 0.6) is None
+
+
+@pytest.fixture
+def falling_then_flat(monkeypatch):
+    """Validation losses that are lowest in the second epoch."""
+    original = training._Keeper.on_epoch_end
+    monkeypatch.setattr(
+        training._Keeper,
+        "on_epoch_end",
+        lambda self, epoch, logs=None: original(
+            self, epoch, logs | {"val_loss": [0.9, 0.5, *[0.6] * 18][epoch]}
+        ),
+    )
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3600.0])
+def test_training_ends_when_validation_stops_improving(data, tmp_path, falling_then_flat, seconds):
+    patient = dataclasses.replace(SMALL, epochs=20, patience=2)
+    run = training.train("tiny", *data, patient, 0, tmp_path / "run", checkpoint_seconds=seconds)
+    assert (run.info["ended_by"], run.info["epochs_run"], run.info["best_epoch"]) == (
+        *("plateau", 6, 2),
+    )
+    rates = run.history["learning_rate"] / run.info["learning_rate"]
+    assert rates.tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.1, 0.1])
+    assert run.info["epochs"] == 20
+
+
+def test_kept_weights_are_those_of_the_best_epoch_however_seldom_they_are_written(
+    data, tmp_path, falling_then_flat
+):
+    patient = dataclasses.replace(SMALL, epochs=20, patience=2)
+    often, seldom = (
+        training.train("tiny", *data, patient, 0, tmp_path / name, checkpoint_seconds=seconds)
+        for name, seconds in (("often", 0.0), ("seldom", 3600.0))
+    )
+    for one, other in zip(often.model().get_weights(), seldom.model().get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("epoch", [3, 6])
+def test_a_killed_training_with_patience_ends_as_an_unkilled_one(
+    data, tmp_path, falling_then_flat, epoch
+):
+    patient = dataclasses.replace(SMALL, epochs=20, patience=2)
+    whole = train(data, tmp_path / "whole", profile=patient)
+    with pytest.raises(Killed):
+        train(data, tmp_path / "run", profile=patient, callbacks=[KillAt(epoch, "epoch")])
+    resumed = train(data, tmp_path / "run", profile=patient)
+    shown = ["epoch", "loss", "val_loss", "learning_rate"]
+    pd.testing.assert_frame_equal(resumed.history[shown], whole.history[shown], rtol=1e-4)
+
+
+def test_a_training_cut_by_its_plan_says_so(whole):
+    assert whole.info["ended_by"] == "epochs"
+
+
 def test_class_weights_balance_the_loss():
     weights = training._class_weights(np.array([0] * 6 + [1] * 3 + [2] * 1))
     totals = [6 * weights[0], 3 * weights[1], 1 * weights[2]]
@@ -325,7 +394,7 @@ def test_load_parts_keeps_the_order_of_the_rows(data, tmp_path):
 def pretrained(monkeypatch):
     """Two convolutions with weights that are always the same; the second is to be fine-tuned."""
 
-    def backbone(x, weights):
+    def backbone(x, weights, width):
         for number in (1, 2):
             start = keras.initializers.GlorotUniform(seed=number)
             x = keras.layers.Conv2D(8, 3, 2, kernel_initializer=start, name=f"conv{number}")(x)

@@ -1,0 +1,223 @@
+"""The reference study: ten networks of published width, trained until they stop improving.
+
+    python book/study.py pack INPUTS          split and films of the quick corpus, as arrays
+    python book/study.py train INPUTS RUNS    a process for each network, side by side
+    python book/study.py collect RUNS OUT     the small results, for data/reference/study
+
+Any Keras backend does (KERAS_BACKEND), and what is whole is never trained again: start `train`
+again after a stop. INPUTS may travel to a machine that has neither corpus nor internet.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from osteo_utils.profiles import Profile, get_profile, recipe
+from osteo_utils.runs import PROBABILITY_COLUMNS, Run, is_complete, read_run, run_folder
+from osteo_utils.splits import PARTS, read_split, write_split
+from osteo_utils.store import replace_file
+
+PROFILE: Final = "study"
+FILMS_A_CLASS: Final = 4  # whose maps are kept
+FINE_LAYERS: Final = {  # the last with 13 to 16 regions across at 128 px
+    "custom_cnn": "block4_relu",
+    "alexnet": "conv2_relu",
+    "vgg16": "block4_conv3",
+    "vgg19": "block4_conv4",
+    "resnet50": "conv3_block4_out",
+    "inception_v3": "mixed2",
+    "xception": "block4_sepconv2_act",
+    "densenet121": "pool3_relu",
+    "mobilenet_v2": "block_6_expand_relu",
+}
+CHECKPOINT_SECONDS: Final = 120.0
+
+Maps = npt.NDArray[np.float32]
+
+
+def pack(inputs: Path) -> None:
+    """Write split and films of the quick corpus at the study's size."""
+    from osteo_utils.course import arrays, open_course, split
+
+    course, size = open_course("quick"), get_profile(PROFILE).image_size
+    inputs.mkdir(parents=True, exist_ok=True)
+    write_split(split(course), inputs / "split.csv")
+    parts = {part: images for part, (images, _) in arrays(course, size).items()}
+    replace_file(inputs / "films.npz", lambda file: np.savez_compressed(file, **parts))
+
+
+def read_inputs(inputs: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Films and labels of each part as `training.load_parts` gives them, and the split."""
+    split = read_split(inputs / "split.csv")
+    with np.load(inputs / "films.npz") as films:
+        labels = {p: split.loc[split["part"] == p, "label"].to_numpy(np.int64) for p in PARTS}
+        return {part: (films[part], labels[part]) for part in PARTS}, split
+
+
+def train_side_by_side(inputs: Path, runs: Path, models: list[str], seeds: list[int]) -> None:
+    """Start a process for each network and wait for all; their words go into a log each."""
+    runs.mkdir(parents=True, exist_ok=True)
+    jobs = {}
+    for model in models:
+        command = [sys.executable, __file__, "one", str(inputs), str(runs), "--models", model]
+        command += ["--seeds", ",".join(map(str, seeds))]
+        with (runs / f"{model}.log").open("a", encoding="utf-8") as log:
+            jobs[model] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    failed = [model for model, job in jobs.items() if job.wait()]
+    if failed:
+        raise SystemExit(f"{', '.join(failed)}: not finished, see the logs in {runs}")
+
+
+def train_one(inputs: Path, runs: Path, model: str, seeds: list[int]) -> None:
+    """Train a network with each seed and keep its maps of twelve test films."""
+    from osteo_utils.models import get_architecture
+    from osteo_utils.training import train
+
+    parts, split = read_inputs(inputs)
+    profile = study_recipe(model)
+    for seed in seeds:
+        folder = run_folder(runs, "simulated", PROFILE, model, seed)
+        if profile.weights == "members":
+            wait_for(
+                [folder.parent.parent / m / folder.name for m in get_architecture(model).members]
+            )
+        run = train(
+            *(model, parts, split, profile, seed, folder),
+            checkpoint_seconds=CHECKPOINT_SECONDS,
+        )
+        if not (folder / "maps.npz").exists():
+            keep_maps(run, parts["test"][0], parts["test"][1])
+        score = run.metrics["test"]["balanced_accuracy"]["value"]
+        told = {key: run.info[key] for key in ("epochs_run", "best_epoch", "ended_by", "seconds")}
+        print(f"{model}, seed {seed}: {score:.3f} on test, {told}", flush=True)
+
+
+def study_recipe(model: str) -> Profile:
+    """The study's recipe of a network; a smaller one for a trial by OSTEO_STUDY, as JSON."""
+    return replace(
+        recipe(get_profile(PROFILE), model), **json.loads(os.environ.get("OSTEO_STUDY", "{}"))
+    )
+
+
+def wait_for(folders: list[Path]) -> None:
+    """Until other processes have finished these runs."""
+    while not all(map(is_complete, folders)):
+        time.sleep(1)
+
+
+def keep_maps(run: Run, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> None:
+    """Write layer-CAM maps of the class each of twelve test films is given, coarse and fine."""
+    from osteo_utils.models import last_conv_layers
+
+    model = run.model()
+    rows = np.concatenate([np.flatnonzero(labels == c)[:FILMS_A_CLASS] for c in np.unique(labels)])
+    found: dict[str, Any] = {"rows": rows}
+    for branch, layer in last_conv_layers(run.info["model"], run.info["image_size"]).items():
+        found[f"{branch}/{layer}/coarse"] = layer_cam(model, layer, images[rows])
+        fine = fine_layer(branch, layer)
+        found[f"{branch}/{fine}/fine"] = layer_cam(model, fine, images[rows])
+    half = {k: v.astype(np.float16) if v.dtype.kind == "f" else v for k, v in found.items()}
+    replace_file(run.folder / "maps.npz", lambda file: np.savez_compressed(file, **half))
+
+
+def fine_layer(branch: str, coarse: str) -> str:
+    """The layer of a branch's fine maps, as its model names it."""
+    prefix = f"{branch}_" if coarse.startswith(f"{branch}_") else ""
+    return f"{prefix}{FINE_LAYERS[branch]}"
+
+
+def layer_cam(model: Any, layer: str, images: npt.NDArray[np.uint8]) -> Maps:  # noqa: ANN401
+    """Layer-CAM (Jiang et al. 2021) of the predicted class, (n, rows, columns), at least 0.
+
+    Every region of every map is weighed by its own positive gradient of the class's logit.
+    """
+    import keras
+
+    maps, logits = model.get_layer(layer).output, model.get_layer("logits").output
+    below = keras.Model(model.input, [maps, logits])
+    above = keras.Model([maps, model.input], logits)
+    features, answers = map(keras.ops.convert_to_tensor, below.predict_on_batch(images))
+    chosen = keras.ops.one_hot(keras.ops.argmax(answers, -1), answers.shape[-1])
+    films = keras.ops.convert_to_tensor(images)
+    gradient = _gradient(
+        lambda x: keras.ops.sum(above([x, films], training=False) * chosen), features
+    )
+    weighed = keras.ops.sum(keras.ops.relu(gradient) * features, -1)
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.relu(weighed)), np.float32)
+
+
+def _gradient(score: Any, x: Any) -> Any:  # noqa: ANN401
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(jax.grad(score))(x)
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = score(x)
+    return tape.gradient(value, x)
+
+
+def collect(runs: Path, out: Path) -> None:
+    """Write the small results of all whole runs into one folder."""
+    folders = sorted(p.parent for p in (runs / "simulated" / PROFILE).glob("*/seed*/run.json"))
+    whole = [read_run(folder) for folder in folders]
+    keys = [{"model": run.info["model"], "seed": run.info["seed"]} for run in whole]
+    out.mkdir(parents=True, exist_ok=True)
+
+    def table(name: str, frames: list[pd.DataFrame]) -> None:
+        rows = [frame.assign(**key) for frame, key in zip(frames, keys, strict=True)]
+        all_rows = pd.concat(rows, ignore_index=True)
+        first = [*keys[0], *(c for c in all_rows.columns if c not in keys[0])]
+        replace_file(out / name, lambda file: all_rows[first].to_csv(file, index=False))
+
+    columns = ["path", "part", "label", "group", *PROBABILITY_COLUMNS]
+    table("predictions.csv", [run.predictions[columns].round(6) for run in whole])
+    table("history.csv", [run.history.round(6) for run in whole])
+    text = json.dumps([run.info for run in whole], indent=1) + "\n"
+    replace_file(out / "runs.json", lambda file: file.write_text(text, encoding="utf-8"))
+    maps = {}
+    for folder, key in zip(folders, keys, strict=True):
+        if (folder / "maps.npz").exists():
+            with np.load(folder / "maps.npz") as found:
+                maps |= {f"{key['model']}/seed{key['seed']}/{name}": found[name] for name in found}
+    replace_file(out / "maps.npz", lambda file: np.savez_compressed(file, **maps))
+
+
+def main() -> None:
+    """The four steps."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("step", choices=("pack", "train", "one", "collect"))
+    parser.add_argument("paths", type=Path, nargs="+")
+    parser.add_argument("--models")
+    parser.add_argument("--seeds")
+    asked = parser.parse_args()
+    if asked.step == "pack":
+        return pack(*asked.paths)
+    if asked.step == "collect":
+        return collect(*asked.paths)
+    from osteo_utils.models import ARCHITECTURES
+
+    models = asked.models.split(",") if asked.models else list(ARCHITECTURES)
+    every = get_profile(PROFILE).seeds
+    seeds = [int(seed) for seed in asked.seeds.split(",")] if asked.seeds else list(every)
+    if asked.step == "train":
+        return train_side_by_side(*asked.paths, models, seeds)
+    return train_one(*asked.paths, models[0], seeds)
+
+
+if __name__ == "__main__":
+    main()
