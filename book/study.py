@@ -52,7 +52,7 @@ def pack(inputs: Path) -> None:
     course, size = open_course("quick"), get_profile(PROFILE).image_size
     inputs.mkdir(parents=True, exist_ok=True)
     write_split(split(course), inputs / "split.csv")
-    parts = {part: images for part, (images, _) in arrays(course, size).items()}
+    parts: dict[str, Any] = {part: images for part, (images, _) in arrays(course, size).items()}
     replace_file(inputs / "films.npz", lambda file: np.savez_compressed(file, **parts))
 
 
@@ -189,7 +189,7 @@ def collect(runs: Path, out: Path) -> None:
     table("history.csv", [run.history.round(6) for run in whole])
     text = json.dumps([run.info for run in whole], indent=1) + "\n"
     replace_file(out / "runs.json", lambda file: file.write_text(text, encoding="utf-8"))
-    maps = {}
+    maps: dict[str, Any] = {}
     for folder, key in zip(folders, keys, strict=True):
         if (folder / "maps.npz").exists():
             with np.load(folder / "maps.npz") as found:
@@ -205,18 +205,19 @@ def main() -> None:
     parser.add_argument("--models")
     parser.add_argument("--seeds")
     asked = parser.parse_args()
+    first, *others = asked.paths
     if asked.step == "pack":
-        return pack(*asked.paths)
+        return pack(first)
     if asked.step == "collect":
-        return collect(*asked.paths)
+        return collect(first, others[0])
     from osteo_utils.models import ARCHITECTURES
 
     models = asked.models.split(",") if asked.models else list(ARCHITECTURES)
     every = get_profile(PROFILE).seeds
     seeds = [int(seed) for seed in asked.seeds.split(",")] if asked.seeds else list(every)
     if asked.step == "train":
-        return train_side_by_side(*asked.paths, models, seeds)
-    return train_one(*asked.paths, models[0], seeds)
+        return train_side_by_side(first, others[0], models, seeds)
+    return train_one(first, others[0], models[0], seeds)
 
 
 if __name__ == "__main__":
