@@ -42,9 +42,9 @@ PROFILES: Final = {
         replaces_stale=False,
     ),
     "study": Profile(
-        *("study", 640, 256, 128, 120, 32, (0, 1, 2), 1000, None, "float32"),
+        *("study", 640, 256, 128, 60, 32, (0, 1, 2), 1000, None, "float32"),
         width="published",
-        patience=10,
+        patience=8,
         replaces_stale=False,  # hours of processor cores
     ),
 }
