@@ -23,7 +23,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from osteo_utils.profiles import Profile, get_profile, recipe
-from osteo_utils.runs import PROBABILITY_COLUMNS, Run, is_complete, read_run, run_folder
+from osteo_utils.runs import (
+    PROBABILITY_COLUMNS,
+    Run,
+    is_complete,
+    probabilities,
+    read_run,
+    run_folder,
+)
 from osteo_utils.splits import PARTS, read_split, write_split
 from osteo_utils.store import replace_file
 
@@ -40,6 +47,7 @@ FINE_LAYERS: Final = {  # the last with 13 to 16 regions across at 128 px
     "densenet121": "pool3_relu",
     "mobilenet_v2": "block_6_expand_relu",
 }
+FILM_COLUMNS: Final = ["path", "part", "label", "group"]
 CHECKPOINT_SECONDS: Final = 120.0
 
 Maps = npt.NDArray[np.float32]
@@ -184,9 +192,11 @@ def collect(runs: Path, out: Path) -> None:
         first = [*keys[0], *(c for c in all_rows.columns if c not in keys[0])]
         replace_file(out / name, lambda file: all_rows[first].to_csv(file, index=False))
 
-    columns = ["path", "part", "label", "group", *PROBABILITY_COLUMNS]
-    table("predictions.csv", [run.predictions[columns].round(6) for run in whole])
+    films = whole[0].predictions[FILM_COLUMNS].rename_axis("film").reset_index()
+    replace_file(out / "films.csv", lambda file: films.to_csv(file, index=False))
+    table("predictions.csv", [by_film(run.predictions, films) for run in whole])
     table("history.csv", [run.history.round(6) for run in whole])
+    table("scores.csv", [scores_of(run.predictions, run.info["seed"]) for run in whole])
     text = json.dumps([run.info for run in whole], indent=1) + "\n"
     replace_file(out / "runs.json", lambda file: file.write_text(text, encoding="utf-8"))
     maps: dict[str, Any] = {}
@@ -195,6 +205,33 @@ def collect(runs: Path, out: Path) -> None:
             with np.load(folder / "maps.npz") as found:
                 maps |= {f"{key['model']}/seed{key['seed']}/{name}": found[name] for name in found}
     replace_file(out / "maps.npz", lambda file: np.savez_compressed(file, **maps))
+
+
+def by_film(predictions: pd.DataFrame, films: pd.DataFrame) -> pd.DataFrame:
+    """The probabilities of each film under its number in `films.csv`."""
+    rows = films.merge(predictions, on=FILM_COLUMNS, validate="one_to_one")
+    if not len(rows) == len(films) == len(predictions):
+        raise ValueError("expected runs on the same films, found others")
+    return rows[["film", *PROBABILITY_COLUMNS]].round(6)
+
+
+def read_predictions(folder: Path) -> pd.DataFrame:
+    """`predictions.csv` of a study with the facts of each film beside its probabilities."""
+    films, rows = pd.read_csv(folder / "films.csv"), pd.read_csv(folder / "predictions.csv")
+    return rows.merge(films, on="film", validate="many_to_one")
+
+
+def scores_of(predictions: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Every score of validation and test with its interval over patients."""
+    from osteo_utils.evaluate import bootstrap
+
+    found = {
+        part: bootstrap(
+            rows["label"], probabilities(rows), rows["group"], get_profile(PROFILE).resamples, seed
+        )
+        for part, rows in predictions.groupby("part", sort=False)
+    }
+    return pd.concat(found, names=["part", "score"]).round(6).reset_index()
 
 
 def main() -> None:
