@@ -34,7 +34,7 @@ def seconds(work: Callable[[], object]) -> float:
 def network(name: str, size: int) -> keras.Model:
     keras.utils.set_random_seed(0)
     images = keras.Input((size, size, 3))
-    maps = get_architecture(name).backbone(images, None)
+    maps = get_architecture(name).backbone(images, None, 1.0)
     pooled = keras.layers.GlobalAveragePooling2D()(maps)
     model = keras.Model(images, keras.layers.Dense(3, kernel_initializer="ones")(pooled))
     for layer in model.layers:  # else the maps of an untrained network are flat

@@ -196,7 +196,10 @@ def collect(runs: Path, out: Path) -> None:
     replace_file(out / "films.csv", lambda file: films.to_csv(file, index=False))
     table("predictions.csv", [by_film(run.predictions, films) for run in whole])
     table("history.csv", [run.history.round(6) for run in whole])
-    table("scores.csv", [scores_of(run.predictions, run.info["seed"]) for run in whole])
+    shipped = read_predictions(out)
+    of_run = [(shipped[list(key)] == pd.Series(key)).all(axis=1) for key in keys]
+    scores = [scores_of(shipped[rows], key["seed"]) for rows, key in zip(of_run, keys, strict=True)]
+    table("scores.csv", scores)
     text = json.dumps([run.info for run in whole], indent=1) + "\n"
     replace_file(out / "runs.json", lambda file: file.write_text(text, encoding="utf-8"))
     maps: dict[str, Any] = {}
@@ -212,7 +215,7 @@ def by_film(predictions: pd.DataFrame, films: pd.DataFrame) -> pd.DataFrame:
     rows = films.merge(predictions, on=FILM_COLUMNS, validate="one_to_one")
     if not len(rows) == len(films) == len(predictions):
         raise ValueError("expected runs on the same films, found others")
-    return rows[["film", *PROBABILITY_COLUMNS]].round(6)
+    return rows[["film", *PROBABILITY_COLUMNS]].round(5)
 
 
 def read_predictions(folder: Path) -> pd.DataFrame:

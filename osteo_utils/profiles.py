@@ -45,7 +45,8 @@ PROFILES: Final = {
         *("study", 640, 256, 128, 60, 32, (0, 1, 2), 1000, None, "float32"),
         width="published",
         patience=8,
-        replaces_stale=False,  # hours of processor cores
+        training_time="days on two processor cores, ten minutes on a GPU",
+        replaces_stale=False,
     ),
 }
 

@@ -41,7 +41,7 @@ def test_every_shipped_score_is_that_of_the_shipped_predictions(predictions, shi
     runs = 0
     for key, rows in predictions.groupby([*KEYS, "part"]):
         for name, value in scores(rows["label"], probabilities(rows)).items():
-            assert found[(*key, name)] == pytest.approx(value, abs=1e-5), (key, name)
+            assert found[(*key, name)] == pytest.approx(value, abs=1e-6), (key, name)
         runs += 1
     assert runs * found.groupby([*KEYS, "part"]).size().iloc[0] == len(found)
 
