@@ -252,7 +252,7 @@ def test_the_initial_weights_are_those_that_keras_draws_for_the_seed():
     model = build("custom_cnn", 32, seed=3)
     keras.utils.set_random_seed(3)
     inputs = keras.Input((32, 32, 1), dtype="uint8")
-    drawn = keras.Model(inputs, _vector(ARCHITECTURES["custom_cnn"], inputs, None))
+    drawn = keras.Model(inputs, _vector(ARCHITECTURES["custom_cnn"], inputs, None, False))
     kernels = [each.get_layer("block3_conv").get_weights()[0] for each in (model, drawn)]
     np.testing.assert_array_equal(*kernels)
 
@@ -262,6 +262,18 @@ def test_a_network_for_imagenet_weights_can_be_built_without_them(monkeypatch):
     unloaded = build("mobilenet_v2", 32, "unloaded")
     assert unloaded.count_params() == 2_261_827  # full width, as ImageNet's weights are
     assert "standardised" not in [layer.name for layer in unloaded.layers]
+
+
+def test_published_width_is_that_of_the_papers_and_thin_the_networks_own():
+    counts = {
+        (name, width): build(name, 71, width=width).count_params()
+        for name in ("mobilenet_v2", "alexnet", "custom_cnn")
+        for width in ("thin", "published")
+    }
+    assert counts["mobilenet_v2", "published"] == 2_257_984 + 3 * 1281  # Keras, alpha 1, no top
+    assert counts["mobilenet_v2", "thin"] == 410_208 + 3 * 1281  # alpha 0.35
+    assert counts["alexnet", "published"] > 4 * counts["alexnet", "thin"]
+    assert counts["custom_cnn", "published"] == counts["custom_cnn", "thin"]
 
 
 def test_seed_fixes_the_initial_weights():
