@@ -18,6 +18,7 @@ from osteo_utils.course import open_course, train_model
 run = train_model(open_course('smoke', runs=sys.argv[1]), 'custom_cnn')
 model = run.model()
 assert run.info['versions']['backend'] == 'jax' and 'tensorflow' not in sys.modules
+assert all(layer.supports_jit for layer in model.layers)  # else it goes operation by operation
 print(run.info['network'])
 """
 

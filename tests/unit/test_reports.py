@@ -49,6 +49,7 @@ def course(tmp_path):
         (root / name).mkdir(parents=True)
     made = {"settings": {}, "best_possible": {"balanced_accuracy": 0.9}}
     (root / "corpus.json").write_text(json.dumps(made))
+    (root / "truth.csv").touch()
     table = pd.DataFrame(
         {
             "path": [f"{CLASS_NAMES[label]}/{i}.png" for i, label in enumerate(labels)],
