@@ -10,7 +10,9 @@ LINTER := build/lint
 SCRIPTS := osteo_utils/widgets book/assets/js
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help book test versions lint lab app clean clean-runs
+STUDY := build/study
+
+.PHONY: help book study test versions lint lab app clean clean-runs
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +20,11 @@ help: ## print this list
 
 book: $(READY) ## build the book: environment, corpus, chapters, pages
 	@$(PYTHON) book/locked.py build/book.lock $(BIN)/python book/build.py --profile "$(PROFILE)" --corpus "$(CORPUS)"
+
+study: $(READY) ## train the reference study anew: days on two cores, ten minutes on a GPU
+	@$(BIN)/python book/study.py pack $(STUDY)/inputs
+	@$(BIN)/python book/study.py train $(STUDY)/inputs $(STUDY)/runs
+	@$(BIN)/python book/study.py collect $(STUDY)/runs $(STUDY)/tables
 
 test: lint ## lint, then test: units, chapters in small, pages in a browser
 	@$(BIN)/python -m pytest -n 2 --dist loadfile

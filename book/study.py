@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,10 +23,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from osteo_utils.profiles import Profile, get_profile, recipe
+from osteo_utils.registry import MEMBERS, MODELS
 from osteo_utils.runs import (
     PROBABILITY_COLUMNS,
     Run,
-    is_complete,
     probabilities,
     read_run,
     run_folder,
@@ -72,33 +72,39 @@ def read_inputs(inputs: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         return {part: (films[part], labels[part]) for part in PARTS}, split
 
 
-def train_side_by_side(inputs: Path, runs: Path, models: list[str], seeds: list[int]) -> None:
-    """Start a process for each network and wait for all; their words go into a log each."""
+def train_side_by_side(
+    inputs: Path, runs: Path, models: list[str], seeds: list[int], jobs: int
+) -> None:
+    """A process for each network, `jobs` at a time, a fusion after its members.
+
+    Their words go into a log each. `SystemExit` names those that did not finish.
+    """
     runs.mkdir(parents=True, exist_ok=True)
-    jobs = {}
-    for model in models:
+    started: dict[str, Future[int]] = {}
+
+    def process(model: str) -> int:
+        if any(started[member].result() for member in MEMBERS.get(model, ()) if member in started):
+            return 1
         command = [sys.executable, __file__, "one", str(inputs), str(runs), "--models", model]
         command += ["--seeds", ",".join(map(str, seeds))]
         with (runs / f"{model}.log").open("a", encoding="utf-8") as log:
-            jobs[model] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    failed = [model for model, job in jobs.items() if job.wait()]
-    if failed:
+            return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for model in sorted(models, key=MEMBERS.__contains__):  # members first: they never wait
+            started[model] = pool.submit(process, model)
+    if failed := [model for model, code in started.items() if code.result()]:
         raise SystemExit(f"{', '.join(failed)}: not finished, see the logs in {runs}")
 
 
 def train_one(inputs: Path, runs: Path, model: str, seeds: list[int]) -> None:
     """Train a network with each seed and keep its maps of twelve test films."""
-    from osteo_utils.models import get_architecture
     from osteo_utils.training import train
 
     parts, split = read_inputs(inputs)
     profile = study_recipe(model)
     for seed in seeds:
         folder = run_folder(runs, "simulated", PROFILE, model, seed)
-        if profile.weights == "members":
-            wait_for(
-                [folder.parent.parent / m / folder.name for m in get_architecture(model).members]
-            )
         run = train(
             *(model, parts, split, profile, seed, folder),
             checkpoint_seconds=CHECKPOINT_SECONDS,
@@ -115,12 +121,6 @@ def study_recipe(model: str) -> Profile:
     return replace(
         recipe(get_profile(PROFILE), model), **json.loads(os.environ.get("OSTEO_STUDY", "{}"))
     )
-
-
-def wait_for(folders: list[Path]) -> None:
-    """Until other processes have finished these runs."""
-    while not all(map(is_complete, folders)):
-        time.sleep(1)
 
 
 def keep_maps(run: Run, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> None:
@@ -244,19 +244,18 @@ def main() -> None:
     parser.add_argument("paths", type=Path, nargs="+")
     parser.add_argument("--models")
     parser.add_argument("--seeds")
+    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2))
     asked = parser.parse_args()
     first, *others = asked.paths
     if asked.step == "pack":
         return pack(first)
     if asked.step == "collect":
         return collect(first, others[0])
-    from osteo_utils.models import ARCHITECTURES
-
-    models = asked.models.split(",") if asked.models else list(ARCHITECTURES)
+    models = asked.models.split(",") if asked.models else list(MODELS)
     every = get_profile(PROFILE).seeds
     seeds = [int(seed) for seed in asked.seeds.split(",")] if asked.seeds else list(every)
     if asked.step == "train":
-        return train_side_by_side(first, others[0], models, seeds)
+        return train_side_by_side(first, others[0], models, seeds, asked.jobs)
     return train_one(first, others[0], models[0], seeds)
 
 

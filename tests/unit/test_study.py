@@ -1,6 +1,7 @@
 """The shipped reference study is whole, and its scores are those of its predictions."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -126,3 +127,32 @@ def test_a_small_study_runs_from_packed_films_to_tables(tmp_path, monkeypatch):
     for name in ("films.csv", "predictions.csv", "scores.csv", "history.csv"):
         assert list(pd.read_csv(tmp_path / "out" / name)) == list(pd.read_csv(SHIPPED / name))
     assert recipe(get_profile("study"), "custom_cnn").epochs == 60
+
+
+def test_a_fusion_waits_for_its_members_and_a_failed_one_is_named(tmp_path, monkeypatch):
+    order = []
+
+    def run(command, **kwargs):
+        model = command[command.index("--models") + 1]
+        order.append(model)
+        return subprocess.CompletedProcess(command, int(model == "vgg19"))
+
+    monkeypatch.setattr(study.subprocess, "run", run)
+    models = ["late_fusion", "vgg16", "vgg19", "inception_v3"]
+    with pytest.raises(SystemExit, match=r"^vgg19: not finished"):
+        study.train_side_by_side(tmp_path / "in", tmp_path / "runs", models, [0], 2)
+    assert sorted(order[:3]) == ["inception_v3", "vgg16", "vgg19"]
+    assert order[3:] == ["late_fusion"]
+
+
+def test_a_fusion_whose_member_failed_is_not_begun(tmp_path, monkeypatch):
+    failed = subprocess.CompletedProcess([], 1)
+    begun = []
+    monkeypatch.setattr(
+        study.subprocess, "run", lambda command, **_: begun.append(command[6]) or failed
+    )
+    with pytest.raises(SystemExit, match="vgg16, late_fusion: not finished"):
+        study.train_side_by_side(
+            tmp_path / "in", tmp_path / "runs", ["vgg16", "late_fusion"], [0], 1
+        )
+    assert begun == ["vgg16"]
