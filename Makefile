@@ -24,7 +24,7 @@ book: $(READY) ## build the book: environment, corpus, chapters, pages
 study: $(READY) ## train the reference study anew: days on two cores, ten minutes on a GPU
 	@$(BIN)/python book/study.py pack $(STUDY)/inputs
 	@$(BIN)/python book/study.py train $(STUDY)/inputs $(STUDY)/runs
-	@$(BIN)/python book/study.py collect $(STUDY)/runs $(STUDY)/tables
+	@$(BIN)/python book/study.py collect $(STUDY)/inputs $(STUDY)/runs $(STUDY)/tables
 
 test: lint ## lint, then test: units, chapters in small, pages in a browser
 	@$(BIN)/python -m pytest -n 2 --dist loadfile

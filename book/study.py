@@ -1,10 +1,10 @@
 """The reference study: ten networks of published width, trained until they stop improving.
 
-    python book/study.py pack INPUTS          split and films of the quick corpus, as arrays
-    python book/study.py train INPUTS RUNS    a process for each network, side by side
-    python book/study.py collect RUNS OUT     the small results, for data/reference/study
+    python book/study.py pack INPUTS               split and films of the quick corpus, as arrays
+    python book/study.py train INPUTS RUNS         a process for each network, side by side
+    python book/study.py collect INPUTS RUNS OUT   the small results, for data/reference/study
 
-Any Keras backend does (KERAS_BACKEND), and what is whole is never trained again: start `train`
+TensorFlow and JAX will do (KERAS_BACKEND), and what is whole is never trained again: start `train`
 again after a stop. INPUTS may travel to a machine that has neither corpus nor internet.
 """
 
@@ -13,8 +13,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,19 +22,23 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from osteo_utils.profiles import Profile, get_profile, recipe
+from osteo_utils.profiles import STUDY, Profile, recipe
 from osteo_utils.registry import MEMBERS, MODELS
 from osteo_utils.runs import (
     PROBABILITY_COLUMNS,
     Run,
+    RunError,
+    differences,
+    is_complete,
+    no_longer_fits,
     probabilities,
     read_run,
     run_folder,
+    settings_of,
 )
-from osteo_utils.splits import PARTS, read_split, write_split
+from osteo_utils.splits import PARTS, SplitError, read_split, split_identity, write_split
 from osteo_utils.store import replace_file
 
-PROFILE: Final = "study"
 FILMS_A_CLASS: Final = 4  # whose maps are kept
 FINE_LAYERS: Final = {  # the last with 13 to 16 regions across at 128 px
     "custom_cnn": "block4_relu",
@@ -57,10 +61,13 @@ def pack(inputs: Path) -> None:
     """Write split and films of the quick corpus at the study's size."""
     from osteo_utils.course import arrays, open_course, split
 
-    course, size = open_course("quick"), get_profile(PROFILE).image_size
+    course, size = open_course("quick"), STUDY.image_size
     inputs.mkdir(parents=True, exist_ok=True)
-    write_split(split(course), inputs / "split.csv")
+    rows = split(course)
+    (inputs / "split.csv").unlink(missing_ok=True)
+    write_split(rows, inputs / "split.csv")
     parts: dict[str, Any] = {part: images for part, (images, _) in arrays(course, size).items()}
+    parts["films"] = np.array(rows.attrs["films"])
     replace_file(inputs / "films.npz", lambda file: np.savez_compressed(file, **parts))
 
 
@@ -68,6 +75,8 @@ def read_inputs(inputs: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """Films and labels of each part as `training.load_parts` gives them, and the split."""
     split = read_split(inputs / "split.csv")
     with np.load(inputs / "films.npz") as films:
+        if str(films["films"]) != split.attrs["films"]:
+            raise SplitError(f"{inputs}: the films are not those that were split; pack them again")
         labels = {p: split.loc[split["part"] == p, "label"].to_numpy(np.int64) for p in PARTS}
         return {part: (films[part], labels[part]) for part in PARTS}, split
 
@@ -85,8 +94,8 @@ def train_side_by_side(
     def process(model: str) -> int:
         if any(started[member].result() for member in MEMBERS.get(model, ()) if member in started):
             return 1
-        command = [sys.executable, __file__, "one", str(inputs), str(runs), "--models", model]
-        command += ["--seeds", ",".join(map(str, seeds))]
+        command = [sys.executable, __file__, "one", str(inputs), str(runs), model]
+        command += ["--seeds", *map(str, seeds)]
         with (runs / f"{model}.log").open("a", encoding="utf-8") as log:
             return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
 
@@ -97,30 +106,24 @@ def train_side_by_side(
         raise SystemExit(f"{', '.join(failed)}: not finished, see the logs in {runs}")
 
 
-def train_one(inputs: Path, runs: Path, model: str, seeds: list[int]) -> None:
+def train_one(
+    inputs: Path, runs: Path, model: str, seeds: Sequence[int], study: Profile = STUDY
+) -> None:
     """Train a network with each seed and keep its maps of twelve test films."""
     from osteo_utils.training import train
 
     parts, split = read_inputs(inputs)
-    profile = study_recipe(model)
+    profile = recipe(study, model)
     for seed in seeds:
-        folder = run_folder(runs, "simulated", PROFILE, model, seed)
+        folder = run_folder(runs, "simulated", STUDY.name, model, seed)
         run = train(
             *(model, parts, split, profile, seed, folder),
             checkpoint_seconds=CHECKPOINT_SECONDS,
         )
-        if not (folder / "maps.npz").exists():
-            keep_maps(run, parts["test"][0], parts["test"][1])
+        keep_maps(run, *parts["test"])
         score = run.metrics["test"]["balanced_accuracy"]["value"]
         told = {key: run.info[key] for key in ("epochs_run", "best_epoch", "ended_by", "seconds")}
         print(f"{model}, seed {seed}: {score:.3f} on test, {told}", flush=True)
-
-
-def study_recipe(model: str) -> Profile:
-    """The study's recipe of a network; a smaller one for a trial by OSTEO_STUDY, as JSON."""
-    return replace(
-        recipe(get_profile(PROFILE), model), **json.loads(os.environ.get("OSTEO_STUDY", "{}"))
-    )
 
 
 def keep_maps(run: Run, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> None:
@@ -179,10 +182,22 @@ def _gradient(score: Any, x: Any) -> Any:  # noqa: ANN401
     return tape.gradient(value, x)
 
 
-def collect(runs: Path, out: Path) -> None:
-    """Write the small results of all whole runs into one folder."""
-    folders = sorted(p.parent for p in (runs / "simulated" / PROFILE).glob("*/seed*/run.json"))
-    whole = [read_run(folder) for folder in folders]
+def collect(inputs: Path, runs: Path, out: Path, study: Profile = STUDY) -> None:
+    """Write the small results of all whole runs into one folder and say which are missing.
+
+    Raises `RunError` for a run of another network, recipe or split than the study's.
+    """
+    _, split = read_inputs(inputs)
+    wanted = [
+        (model, seed, run_folder(runs, "simulated", STUDY.name, model, seed))
+        for model in MODELS
+        for seed in study.seeds
+    ]
+    whole = [fitting_run(*each, split, study) for each in wanted if is_complete(each[2])]
+    if missing := [f"{model}, seed {seed}" for model, seed, f in wanted if not is_complete(f)]:
+        print(f"Without {'; '.join(missing)}: not trained.")
+    if not whole:
+        raise RunError(f"{runs}: expected trained networks of the study, found none; train first")
     keys = [{"model": run.info["model"], "seed": run.info["seed"]} for run in whole]
     out.mkdir(parents=True, exist_ok=True)
 
@@ -203,11 +218,23 @@ def collect(runs: Path, out: Path) -> None:
     text = json.dumps([run.info for run in whole], indent=1) + "\n"
     replace_file(out / "runs.json", lambda file: file.write_text(text, encoding="utf-8"))
     maps: dict[str, Any] = {}
-    for folder, key in zip(folders, keys, strict=True):
-        if (folder / "maps.npz").exists():
-            with np.load(folder / "maps.npz") as found:
-                maps |= {f"{key['model']}/seed{key['seed']}/{name}": found[name] for name in found}
+    for run, key in zip(whole, keys, strict=True):
+        with np.load(run.folder / "maps.npz") as found:
+            maps |= {f"{key['model']}/seed{key['seed']}/{name}": found[name] for name in found}
     replace_file(out / "maps.npz", lambda file: np.savez_compressed(file, **maps))
+
+
+def fitting_run(model: str, seed: int, folder: Path, split: pd.DataFrame, study: Profile) -> Run:
+    """The run in a folder, held against what would be trained there now."""
+    from osteo_utils.training import method_of
+
+    run = read_run(folder)
+    expected = settings_of(
+        method_of(model, recipe(study, model)), split_identity(split), seed, folder
+    )
+    if changed := differences(run.info, expected):
+        raise no_longer_fits(folder, changed)
+    return run
 
 
 def by_film(predictions: pd.DataFrame, films: pd.DataFrame) -> pd.DataFrame:
@@ -229,34 +256,41 @@ def scores_of(predictions: pd.DataFrame, seed: int) -> pd.DataFrame:
     from osteo_utils.evaluate import bootstrap
 
     found = {
-        part: bootstrap(
-            rows["label"], probabilities(rows), rows["group"], get_profile(PROFILE).resamples, seed
-        )
+        part: bootstrap(rows["label"], probabilities(rows), rows["group"], STUDY.resamples, seed)
         for part, rows in predictions.groupby("part", sort=False)
     }
     return pd.concat(found, names=["part", "score"]).round(6).reset_index()
 
 
 def main() -> None:
-    """The four steps."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=("pack", "train", "one", "collect"))
-    parser.add_argument("paths", type=Path, nargs="+")
-    parser.add_argument("--models")
-    parser.add_argument("--seeds")
-    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2))
-    asked = parser.parse_args()
-    first, *others = asked.paths
-    if asked.step == "pack":
-        return pack(first)
-    if asked.step == "collect":
-        return collect(first, others[0])
-    models = asked.models.split(",") if asked.models else list(MODELS)
-    every = get_profile(PROFILE).seeds
-    seeds = [int(seed) for seed in asked.seeds.split(",")] if asked.seeds else list(every)
-    if asked.step == "train":
-        return train_side_by_side(first, others[0], models, seeds, asked.jobs)
-    return train_one(first, others[0], models[0], seeds)
+    """The steps; `one` is what `train` starts for each network."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    steps = parser.add_subparsers(dest="step", required=True)
+    for step, paths in (
+        ("pack", ["inputs"]),
+        ("train", ["inputs", "runs"]),
+        ("one", ["inputs", "runs", "model"]),
+        ("collect", ["inputs", "runs", "out"]),
+    ):
+        command = steps.add_parser(step)
+        for path in paths:
+            command.add_argument(path, type=str if path == "model" else Path)
+        if step in ("train", "one"):
+            command.add_argument("--seeds", type=int, nargs="+", default=list(STUDY.seeds))
+        if step == "train":
+            jobs = max(1, (os.cpu_count() or 1) // 2)
+            command.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+            command.add_argument("--jobs", type=int, default=jobs)
+    asked = vars(parser.parse_args())
+    work: dict[str, Callable[..., None]] = {
+        "pack": pack,
+        "train": train_side_by_side,
+        "one": train_one,
+        "collect": collect,
+    }
+    work[asked.pop("step")](**asked)
 
 
 if __name__ == "__main__":

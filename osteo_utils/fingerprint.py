@@ -3,8 +3,8 @@
 `model.to_json()` will not do: it numbers layers by how many were built before, and gains keys
 with every version. Here a layer is its class, the settings in which it differs from its class's
 defaults, the precision and the shapes of its weights, and which rows before it feed it; names do
-not count. Of a layer that is none of Keras' the source of its own methods counts as well, but not
-that of the functions which these call.
+not count. Of a layer that is none of Keras' the source of its own methods and its class's constants
+count as well, but not the functions which these call.
 
 What no digest holds: the values of the initial weights. How a layer draws them is one of its
 settings, but what a builder changes afterwards is not seen, nor is a change inside Keras; after
@@ -93,10 +93,32 @@ def _call(node: Node) -> dict[str, Any]:
 
 
 def _source(kind: type) -> dict[str, str]:
-    """A digest of the methods of a class up to the first class of Keras in its ancestry, if any."""
+    """A digest of what a class defines, up to the first class of Keras in its ancestry, if any."""
     own = takewhile(lambda each: each.__module__.partition(".")[0] != "keras", kind.__mro__)
-    methods = [method for each in own for method in vars(each).values() if isfunction(method)]
-    return {"source": digest([getsource(method) for method in methods])} if methods else {}
+    members = [member for each in own for member in vars(each).items()]
+    code = [(name, _code(value, kind)) for name, value in members if _counts(name, value)]
+    return {"source": digest(code)} if code else {}
+
+
+def _function(value: Any) -> Any:  # noqa: ANN401
+    """The function in a method, a static or class method, or a property; else the value itself."""
+    return getattr(value, "__func__", getattr(value, "fget", value))
+
+
+def _counts(name: str, value: Any) -> bool:  # noqa: ANN401
+    return isfunction(_function(value)) or not (name.startswith("_") or callable(value))
+
+
+def _code(value: Any, kind: type) -> Any:  # noqa: ANN401
+    if not isfunction(function := _function(value)):
+        return plain(value)
+    try:
+        return getsource(function)
+    except OSError as error:
+        raise ValueError(
+            f"{kind.__name__}: expected a layer whose code is in a file or a notebook, found none "
+            f"({error}); without it a change of the network would go unseen"
+        ) from error
 
 
 def _constants(arguments: Sequence[Any]) -> dict[str, list[Any]]:

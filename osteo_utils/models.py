@@ -95,7 +95,7 @@ def build(
     Raises `ValueError` for an unknown name, too small a size, or weights that cannot be had.
     """
     architecture = get_architecture(name)
-    _check(architecture, image_size, weights)
+    _check(architecture, image_size, weights, width)
     with seeded(seed), _policy(precision):
         inputs = keras.Input((image_size, image_size, 1), dtype="uint8", name="radiograph")
         published = weights is not None or width == "published"
@@ -184,7 +184,7 @@ def _of_members(x: Tensor, weights: Weights, width: float) -> Tensor:
     raise NotImplementedError("a fusion has no backbone of its own: build its members")
 
 
-def _check(architecture: Architecture, image_size: int, weights: Weights) -> None:
+def _check(architecture: Architecture, image_size: int, weights: Weights, width: Width) -> None:
     name = architecture.name
     if image_size < architecture.min_size:
         raise ValueError(
@@ -193,6 +193,8 @@ def _check(architecture: Architecture, image_size: int, weights: Weights) -> Non
     if weights not in (None, "imagenet", "unloaded"):
         expected = "None, 'imagenet' or 'unloaded'"
         raise ValueError(f"{name}: expected weights {expected}, found {weights!r}")
+    if width not in ("thin", "published"):
+        raise ValueError(f"{name}: expected width 'thin' or 'published', found {width!r}")
     if weights and not architecture.pretrained:
         raise ValueError(f"{name}: has no ImageNet weights; build it with weights=None")
 

@@ -19,6 +19,7 @@ and one that asked for bfloat16 is the same run on a processor that has only flo
 import functools
 import hashlib
 import json
+import math
 import shutil
 import subprocess
 import time
@@ -66,8 +67,8 @@ Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 Features = dict[str, npt.NDArray[np.float32]]
 
 _WARM_UP: Final = 0.1  # share of the steps in which the learning rate rises
-_WARM_UP_EPOCHS: Final = 5  # of a training that ends when it stops improving
-_FALLS: Final = 1  # of its rate, each to a tenth
+# Of a training that ends when it stops improving: the rate rises, and falls so often to a share.
+_PLATEAU: Final = {"warm_up_epochs": 5, "falls": 1, "to": 0.1}
 _WEIGHT_DECAY: Final = 1e-4
 _HEAD_RATE: Final = 1e-3
 _FINE_TUNING_RATE: Final = 5e-5
@@ -256,9 +257,10 @@ def method_of(name: str, profile: Profile) -> dict[str, Any]:
         "image_size": profile.image_size,
         "profile": profile.name,
         "weights": weights,
-        "width": profile.width,
+        "width": "published" if weights == "imagenet" else profile.width,
         "epochs": profile.epochs,
         "patience": profile.patience,
+        "plateau": _PLATEAU if profile.patience else None,
         "head_epochs": profile.head_epochs if transfer else 0,
         "batch_size": profile.batch_size,
         "learning_rate": rate,
@@ -502,8 +504,8 @@ def _rate(profile: Profile, peak: float, steps: int) -> Any:  # noqa: ANN401
 def plateau_rate(losses: Sequence[float], peak: float, patience: int) -> float | None:
     """The learning rate of the next epoch after these validation losses; None when it is enough.
 
-    It rises to `peak` in five epochs, falls to a tenth once the lowest loss has been `patience`
-    epochs old, and the training ends when that happens again.
+    It rises to `peak` in five epochs and falls to a tenth after `patience` epochs without a lower
+    loss. After `patience` more without one the training ends.
     """
     least, age, falls = np.inf, 0, 0
     for loss in losses:
@@ -511,9 +513,10 @@ def plateau_rate(losses: Sequence[float], peak: float, patience: int) -> float |
         least = min(least, loss)
         if age == patience:
             age, falls = 0, falls + 1
-    if falls > _FALLS:
+    if falls > _PLATEAU["falls"]:
         return None
-    return float(peak * min(1, (len(losses) + 1) / _WARM_UP_EPOCHS) * 0.1**falls)
+    rising = min(1, (len(losses) + 1) / _PLATEAU["warm_up_epochs"])
+    return float(peak * rising * _PLATEAU["to"] ** falls)
 
 
 def _optimizer(rate: Any) -> keras.optimizers.Optimizer:  # noqa: ANN401
@@ -572,7 +575,8 @@ class _Best(keras.callbacks.Callback):  # type: ignore[misc]
 class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
     """Batches of one size in an order that depends on seed and epoch alone.
 
-    What is left over waits for another epoch: a batch of another size is compiled anew by JAX.
+    As few as can be, of `batch_size` images at most. What is left over, fewer images than batches,
+    waits for another epoch: JAX would compile the network again for a batch of another size.
     """
 
     def __init__(
@@ -592,7 +596,7 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
         self.batches = order[: size * len(self)].reshape(len(self), size)
 
     def __len__(self) -> int:
-        return max(1, len(self.labels) // self.batch_size)
+        return math.ceil(len(self.labels) / self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         rows = self.batches[index]

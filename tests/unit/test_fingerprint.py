@@ -119,6 +119,43 @@ def of_my_own(factor):
     return kind()
 
 
+def test_constants_and_properties_of_a_layer_of_ones_own_count():
+    def kind(factor, offset):
+        class Scaled(layers.Layer):
+            FACTOR = factor
+
+            @property
+            def offset(self):
+                return 1
+
+            def call(self, x):
+                return self.FACTOR * x + self.offset
+
+        class Moved(Scaled):
+            @property
+            def offset(self):
+                return 2
+
+        Moved.__name__ = "Scaled"
+        return (Scaled if offset == 1 else Moved)()
+
+    films = keras.Input((8, 8, 1))
+    rows = [
+        describe(keras.Model(films, kind(*which)(films)))[-1]
+        for which in ((2, 1), (2, 1), (3, 1), (2, 2))
+    ]
+    assert rows[0] == rows[1]
+    assert changed(rows[0], rows[2]) == changed(rows[0], rows[3]) == {"source"}
+
+
+def test_a_layer_whose_code_cannot_be_read_is_refused():
+    space = {"layers": layers, "__name__": "typed"}
+    exec("class Typed(layers.Layer):\n    def call(self, x):\n        return x", space)
+    films = keras.Input((8, 8, 1))
+    with pytest.raises(ValueError, match=r"Typed: expected a layer whose code is in a file"):
+        describe(keras.Model(films, space["Typed"]()(films)))
+
+
 def test_the_source_of_a_layer_that_is_none_of_keras_counts():
     films = keras.Input((8, 8, 1))
     rows = [describe(keras.Model(films, of_my_own(factor)(films)))[-1] for factor in (2, 2, 3)]

@@ -264,6 +264,11 @@ def test_a_network_for_imagenet_weights_can_be_built_without_them(monkeypatch):
     assert "standardised" not in [layer.name for layer in unloaded.layers]
 
 
+def test_a_width_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="alexnet: expected width 'thin' or 'published'"):
+        build("alexnet", 96, width="publised")
+
+
 def test_published_width_is_that_of_the_papers_and_thin_the_networks_own():
     counts = {
         (name, width): build(name, 71, width=width).count_params()

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,13 @@ import pandas as pd
 import pytest
 
 from osteo_utils.evaluate import scores
-from osteo_utils.models import ARCHITECTURES
-from osteo_utils.profiles import get_profile, recipe
-from osteo_utils.runs import probabilities
+from osteo_utils.gradcam import layer_cam
+from osteo_utils.models import build
+from osteo_utils.profiles import STUDY, recipe
+from osteo_utils.registry import MODELS
+from osteo_utils.runs import RunError, differences, probabilities
+from osteo_utils.splits import SplitError
+from osteo_utils.training import method_of
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "book"))
@@ -57,11 +62,21 @@ def test_shipped_intervals_are_those_of_the_shipped_predictions(predictions, shi
 
 
 def test_every_network_is_there_with_its_seeds(records):
-    seeds = {name: [] for name in ARCHITECTURES}
+    seeds = {name: [] for name in MODELS}
     for record in records:
         seeds[record["model"]].append(record["seed"])
     assert seeds.pop("late_fusion") == [0, 1]
-    assert set(map(tuple, seeds.values())) == {get_profile("study").seeds}
+    assert set(map(tuple, seeds.values())) == {STUDY.seeds}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_shipped_run_is_of_the_network_and_the_recipe_of_today(records, name):
+    method = method_of(name, recipe(STUDY, name))
+    assert method.pop("plateau") == {"warm_up_epochs": 5, "falls": 1, "to": 0.1}  # as then
+    method.pop("members", None)
+    for record in records:
+        if record["model"] == name:
+            assert differences(record, method) == ""
 
 
 def test_every_training_ended_because_validation_stopped_improving(records):
@@ -103,37 +118,64 @@ def test_the_study_ships_small():
     assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 6e6
 
 
-def test_a_small_study_runs_from_packed_films_to_tables(tmp_path, monkeypatch):
+@pytest.fixture
+def inputs(tmp_path):
+    """Twelve films of noise in each part, packed."""
     rng = np.random.default_rng(0)
-    labels = np.tile([0, 1, 2], 12)
-    parts = np.repeat(["train", "validation", "test"], 12)
     rows = {
         "path": [f"{i}.png" for i in range(36)],
-        "label": labels,
+        "label": np.tile([0, 1, 2], 12),
         "group": [f"p{i}" for i in range(36)],
-        "part": parts,
+        "part": np.repeat(["train", "validation", "test"], 12),
         "sha256": [f"{i:064x}" for i in range(36)],
     }
-    (tmp_path / "in").mkdir()
-    study.write_split(pd.DataFrame(rows), tmp_path / "in/split.csv")
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    study.write_split(pd.DataFrame(rows), folder / "split.csv")
     films = {part: rng.integers(0, 255, (12, 32, 32, 1), np.uint8) for part in study.PARTS}
-    np.savez(tmp_path / "in/films.npz", **films)
-    small = {"image_size": 32, "epochs": 1, "batch_size": 6, "resamples": 20}
-    monkeypatch.setenv("OSTEO_STUDY", json.dumps(small))
-    study.train_one(tmp_path / "in", tmp_path / "runs", "custom_cnn", [0])
-    study.collect(tmp_path / "runs", tmp_path / "out")
+    digest = study.read_split(folder / "split.csv").attrs["films"]
+    np.savez(folder / "films.npz", **films, films=np.array(digest))
+    return folder
+
+
+SMALL = replace(STUDY, image_size=32, epochs=1, batch_size=6, resamples=20, seeds=(0, 1))
+
+
+def test_a_small_study_runs_from_packed_films_to_tables(inputs, tmp_path, capsys):
+    study.train_one(inputs, tmp_path / "runs", "custom_cnn", [0], SMALL)
+    study.collect(inputs, tmp_path / "runs", tmp_path / "out", SMALL)
+    assert "Without custom_cnn, seed 1; alexnet, seed 0;" in capsys.readouterr().out
     names = sorted(file.name for file in SHIPPED.iterdir())
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == names
     for name in ("films.csv", "predictions.csv", "scores.csv", "history.csv"):
         assert list(pd.read_csv(tmp_path / "out" / name)) == list(pd.read_csv(SHIPPED / name))
-    assert recipe(get_profile("study"), "custom_cnn").epochs == 60
+    with pytest.raises(RunError, match="epochs: expected 60, found 1"):
+        study.collect(inputs, tmp_path / "runs", tmp_path / "out")
+    with pytest.raises(RunError, match="expected trained networks of the study, found none"):
+        study.collect(inputs, tmp_path / "nothing", tmp_path / "out", SMALL)
+
+
+def test_films_of_another_split_are_refused(inputs):
+    with np.load(inputs / "films.npz") as films:
+        np.savez(inputs / "films.npz", **{**films, "films": np.array("others")})
+    with pytest.raises(SplitError, match="not those that were split; pack them again"):
+        study.read_inputs(inputs)
+
+
+def test_maps_of_the_study_are_those_of_layer_cam():
+    model = build("custom_cnn", 64)
+    images = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 1), np.uint8)
+    ours = study.layer_cam(model, "block4_relu", images)
+    theirs = layer_cam(model, images, layer="block4_relu", flat="nan")
+    ours, theirs = (maps / maps.max(axis=(1, 2), keepdims=True) for maps in (ours, theirs))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 def test_a_fusion_waits_for_its_members_and_a_failed_one_is_named(tmp_path, monkeypatch):
     order = []
 
     def run(command, **kwargs):
-        model = command[command.index("--models") + 1]
+        model = command[5]
         order.append(model)
         return subprocess.CompletedProcess(command, int(model == "vgg19"))
 
@@ -149,7 +191,7 @@ def test_a_fusion_whose_member_failed_is_not_begun(tmp_path, monkeypatch):
     failed = subprocess.CompletedProcess([], 1)
     begun = []
     monkeypatch.setattr(
-        study.subprocess, "run", lambda command, **_: begun.append(command[6]) or failed
+        study.subprocess, "run", lambda command, **_: begun.append(command[5]) or failed
     )
     with pytest.raises(SystemExit, match="vgg16, late_fusion: not finished"):
         study.train_side_by_side(

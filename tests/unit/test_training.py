@@ -309,6 +309,39 @@ def test_a_killed_training_with_patience_ends_as_an_unkilled_one(
     pd.testing.assert_frame_equal(resumed.history[shown], whole.history[shown], rtol=1e-4)
 
 
+def test_a_training_killed_between_two_writings_goes_on_from_the_last_one(
+    data, tmp_path, falling_then_flat, monkeypatch
+):
+    patient = dataclasses.replace(SMALL, epochs=20, patience=2)
+    whole = train(data, tmp_path / "whole", profile=patient)
+    original = training._Keeper.on_epoch_end
+
+    def writing_after_the_first_and_fourth(self, epoch, logs=None):
+        self.seconds = 0.0 if epoch in (0, 3) else 3600.0
+        original(self, epoch, logs)
+
+    monkeypatch.setattr(training._Keeper, "on_epoch_end", writing_after_the_first_and_fourth)
+    for epoch, kept in ((3, 1), (6, 4)):  # the best one, the second, is in memory at the first kill
+        with pytest.raises(Killed):
+            train(data, tmp_path / "run", profile=patient, callbacks=[KillAt(epoch, "epoch")])
+        assert len(training._state(tmp_path / "run/progress")["history"]) == kept
+    resumed = train(data, tmp_path / "run", profile=patient)
+    shown = ["epoch", "loss", "val_loss", "learning_rate"]
+    pd.testing.assert_frame_equal(resumed.history[shown], whole.history[shown], rtol=1e-4)
+    assert resumed.info["best_epoch"] == 2
+    p, q = (runs.probabilities(r.predictions) for r in (resumed, whole))
+    np.testing.assert_allclose(p, q, atol=1e-4)
+
+
+@pytest.mark.parametrize("key", ["warm_up_epochs", "falls", "to"])
+def test_the_plateau_rule_belongs_to_a_run(data, tmp_path, falling_then_flat, monkeypatch, key):
+    patient = dataclasses.replace(SMALL, epochs=20, patience=2)
+    train(data, tmp_path / "run", profile=patient)
+    monkeypatch.setitem(training._PLATEAU, key, 3)
+    with pytest.raises(RunError, match=rf"plateau\.{key}: expected 3"):
+        train(data, tmp_path / "run", profile=patient)
+
+
 def test_a_training_cut_by_its_plan_says_so(whole):
     assert whole.info["ended_by"] == "epochs"
 
@@ -328,9 +361,18 @@ def test_batches_cover_an_epoch_once_in_an_order_of_their_own(data):
     for epoch in (0, 1, 0):
         batches.start_epoch(epoch)
         orders.append(np.concatenate([batches[i][1] for i in range(len(batches))]))
-    assert [sorted(o) for o in orders] == [list(range(36))] * 3
+    assert [len(batches[i][1]) for i in range(5)] == [7] * 5  # the 36th waits
+    assert [len(set(order)) for order in orders] == [35] * 3
     assert (orders[0] == orders[2]).all()
     assert (orders[0] != orders[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("films", "sizes"), [(768, [32] * 24), (95, [31] * 3), (63, [31] * 2), (33, [16] * 2), (5, [5])]
+)
+def test_batches_are_never_larger_than_asked(films, sizes):
+    batches = training._Batches(np.empty((films, 1)), np.arange(films), 32, seed=0)
+    assert [len(batches[i][1]) for i in range(len(batches))] == sizes
 
 
 def test_precision_follows_the_hardware(monkeypatch):
