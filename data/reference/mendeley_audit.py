@@ -34,7 +34,7 @@ def findings(report: Audit) -> pd.DataFrame:
     }
     rows = [series.rename("value").rename_axis("item").reset_index() for series in tables.values()]
     shortcuts = report.shortcuts.rename(columns={"features": "item", "balanced_accuracy": "value"})
-    rows.append(shortcuts[["item", "value", "low", "high"]])
+    rows.append(shortcuts[["item", "value", "low", "high", "p_value"]])
     return pd.concat(rows, keys=[*tables, "shortcuts"], names=["table"]).reset_index(0)
 
 
