@@ -2,6 +2,7 @@
 
 import tracemalloc
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -231,3 +232,16 @@ def test_what_is_kept_of_a_film_does_not_grow_with_it():
     """Twenty thousand films have to fit into memory: 1 GB, not one detail map for each pair."""
     film = extract_features(np.asarray(phantom(0).resize((1200, 1200))))
     assert sum(np.asarray(part).nbytes for part in film) < 50_000
+
+
+def test_chapter_02_tells_the_numbers_of_the_search():
+    text = (Path(__file__).parents[2] / "notebooks/02_data_audit.ipynb").read_text("utf-8")
+    for told in (
+        f"up to {copies.POINTS} small places",
+        f"*descriptor* of {copies.CELLS**2 * copies.DIRECTIONS} numbers",
+        f"each of the {copies.QUERIES} strongest keypoints",
+        f"The {copies.NEIGHBOURS} films that most of them point to",
+        f"if at least {copies.VOTES} do",
+        f"({copies.SIDES[0]} to {copies.SIDES[1]} pixels",
+    ):
+        assert told in text
