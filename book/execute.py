@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import papermill
 
 from osteo_utils.store import locked
@@ -29,9 +30,12 @@ Open it with: jupyter lab {partial}
 
 
 def execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
-    """Run `source` in its own folder and move the result to `target` once every cell has run."""
+    """Run `source` in its own folder and move the result to `target` once every cell has run.
+
+    Its metadata then say what it cost: `processor_seconds`, the same on a busy machine.
+    """
     partial = target.with_suffix(".partial.ipynb")
-    papermill.execute_notebook(
+    notebook = papermill.execute_notebook(
         source,
         partial,
         parameters,
@@ -39,6 +43,9 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
         cwd=source.parent,
         progress_bar=False,
     )
+    spent = os.times()
+    notebook.metadata["processor_seconds"] = round(spent.children_user + spent.children_system)
+    nbformat.write(notebook, partial)  # type: ignore[no-untyped-call]
     partial.replace(target)
 
 

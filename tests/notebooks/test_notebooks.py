@@ -13,7 +13,7 @@ from osteo_utils import __version__
 
 SECTIONS = ["Key points", "Exercises", "Quiz", "What next"]  # the quiz may be without a heading
 PARAMETERS = {"profile": "quick", "corpus": "simulated", "seed": 0, "runs": "runs"}
-SECONDS = 240  # a chapter in the smoke profile, on a slow shared machine
+SECONDS = 240  # of processor time: a chapter in the smoke profile, with all that its kernel starts
 
 each_source = pytest.mark.parametrize("path", NOTEBOOKS, ids=CHAPTERS)
 each_chapter = pytest.mark.parametrize("chapter", CHAPTERS)
@@ -112,7 +112,7 @@ def test_chapter_runs(chapter):
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert not [output for output in outputs if output["output_type"] == "error"]
     assert "Traceback (most recent call last)" not in json.dumps(outputs)
-    assert notebook["metadata"]["papermill"]["duration"] < SECONDS
+    assert 0 < notebook["metadata"]["processor_seconds"] < SECONDS
 
 
 def test_the_custom_cnn_that_chapter_06_builds_by_hand_is_the_one_of_the_library():
