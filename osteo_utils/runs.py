@@ -239,7 +239,7 @@ def _foreign(run: Run, file: Path) -> Any:  # noqa: ANN401
     import keras  # here alone, so that reading results needs no network library
 
     model = keras.models.load_model(file, compile=False, safe_mode=True)
-    if isinstance(model.input, list) and len(model.inputs) == 1:
+    if isinstance(getattr(model, "input", None), list) and len(model.inputs) == 1:
         # So Keras 3.10 reads any single input, and then warns whenever films come without a list.
         model = keras.Model(model.inputs[0], model.output)
     print(
