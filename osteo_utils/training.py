@@ -370,14 +370,14 @@ def _train_head(
         labels = parts["train"][1]
         batches = _Batches(features["train"], labels, _HEAD_BATCH, settings["seed"])
         head.compile(_head_optimizer(), "sparse_categorical_crossentropy", metrics=["accuracy"])
-        best = _Best(batches)
+        best = _Best()
         fitted = head.fit(
             batches,
             epochs=settings["head_epochs"],
             validation_data=(features["validation"], parts["validation"][1]),
             class_weight=_class_weights(labels),
             shuffle=False,
-            callbacks=[best, _Bar(settings, "head")],
+            callbacks=[_Order(batches), best, _Bar(settings, "head")],
             verbose=0,
         )
         if best.weights is None:
@@ -555,15 +555,13 @@ class _Bar(keras.callbacks.Callback):  # type: ignore[misc]
 class _Best(keras.callbacks.Callback):  # type: ignore[misc]
     """Keeps the weights of the epoch of lowest validation loss, and the seconds of each epoch."""
 
-    def __init__(self, batches: "_Batches") -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.batches, self.least = batches, np.inf
+        self.least = np.inf
         self.seconds: list[float] = []
         self.weights: list[npt.NDArray[np.float32]] | None = None  # none if no loss was a number
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        self.batches.start_epoch(epoch)
-        _reseed(self.model, self.batches.seed, epoch)
         self.started = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
