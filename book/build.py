@@ -149,7 +149,7 @@ def write_stamp(stamp: Path, run: Path) -> None:
     replace_file(stamp, lambda part: part.write_text(digest, encoding="utf-8"))
 
 
-def fitting_runs(runs: Path, expected: Mapping[str, Mapping[str, Any]]) -> list[Path]:
+def fitting_folders(runs: Path, expected: Mapping[str, Mapping[str, Any]]) -> list[Path]:
     """Folders of the finished runs in `runs/<corpus>/<profile>` that the book may show.
 
     They are of the seeds of the profile, and were trained as `expected` of their model (see
@@ -194,7 +194,7 @@ def main() -> None:
         sys.exit(f"The book was not built: {error}")
     trained = any(course.folder.glob("*/seed*/run.json"))
     expected = methods(asked.profile, folder) if trained else {}
-    update_stamps(fitting_runs(course.folder, expected), folder)
+    update_stamps(fitting_folders(course.folder, expected), folder)
     settings = write_settings(asked.profile, asked.corpus, folder)
     command = snakemake_command(settings, missing_stamps(asked.profile, folder))
     if subprocess.run(command, check=False).returncode:

@@ -19,7 +19,7 @@ from osteo_utils.escape import markdown
 from osteo_utils.export import check_site
 from osteo_utils.runs import Run
 
-from build import fitting_runs, methods
+from build import fitting_folders, methods
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "jupyter-book")
@@ -105,7 +105,7 @@ def main() -> None:
     shutil.copytree(ROOT / "book", site / "book", ignore=shutil.ignore_patterns("*.py", "*.json"))
     shutil.copytree(vendor, site / "book/assets/vendor")
     shutil.copytree(models, site / "book/assets/models")
-    trained = read_models(runs, fitting_runs(runs, methods(runs.name, site.parent)))
+    trained = read_models(runs, fitting_folders(runs, methods(runs.name, site.parent)))
     everyone = [run for seeds in trained.values() for run in seeds]
     check_site(models, everyone)
     write_cards(trained, read_findings(runs), site / "book/cards")

@@ -45,7 +45,7 @@ def runs(tmp_path):
 
 def stale(runs, expected=METHODS):
     finished = {file.parent for file in runs.glob("*/seed*/run.json")}
-    wrong = finished - set(build.fitting_runs(runs, expected))
+    wrong = finished - set(build.fitting_folders(runs, expected))
     return sorted(folder.relative_to(runs).as_posix() for folder in wrong)
 
 
@@ -113,7 +113,7 @@ def stamps(folder):
 def test_each_run_that_fits_has_its_stamp_which_stays_as_long_as_the_run(runs, tmp_path):
     folder = tmp_path / "build"
     write(folder / "corpus.txt", "films")
-    fitting = build.fitting_runs(runs, METHODS)
+    fitting = build.fitting_folders(runs, METHODS)
     build.update_stamps(fitting, folder)
     first = stamps(folder)
     assert len(first) == 4
@@ -121,7 +121,7 @@ def test_each_run_that_fits_has_its_stamp_which_stays_as_long_as_the_run(runs, t
     assert stamps(folder) == first
     again = {"seed": 0, "finished": "in a notebook"}
     write(runs / "vgg16/seed0/run.json", METHODS["vgg16"] | SPLIT | again)
-    build.update_stamps(build.fitting_runs(runs, METHODS), folder)
+    build.update_stamps(build.fitting_folders(runs, METHODS), folder)
     changed = {name for name in first if stamps(folder).get(name) != first[name]}
     assert changed == {"vgg16-seed0.txt", "late_fusion-seed0.txt"}
     assert "late_fusion-seed0.txt" not in stamps(folder)
@@ -130,10 +130,10 @@ def test_each_run_that_fits_has_its_stamp_which_stays_as_long_as_the_run(runs, t
 def test_after_a_change_of_the_corpus_every_run_is_asked(runs, tmp_path):
     folder = tmp_path / "build"
     write(folder / "corpus.txt", "films")
-    build.update_stamps(build.fitting_runs(runs, METHODS), folder)
+    build.update_stamps(build.fitting_folders(runs, METHODS), folder)
     later = (folder / "corpus.txt").stat().st_mtime + 100
     os.utime(folder / "corpus.txt", (later, later))
-    build.update_stamps(build.fitting_runs(runs, METHODS), folder)
+    build.update_stamps(build.fitting_folders(runs, METHODS), folder)
     assert stamps(folder) == {}
 
 
@@ -237,7 +237,7 @@ def test_a_changed_network_is_trained_while_every_chapter_is_executed_again(
 
 def test_after_the_runs_were_removed_all_of_them_are_trained_again(planned, trained, built):
     folder = built / "build/simulated/quick"
-    build.update_stamps(build.fitting_runs(built / "runs/simulated/quick", METHODS), folder)
+    build.update_stamps(build.fitting_folders(built / "runs/simulated/quick", METHODS), folder)
     models, chapters, rules = planned()
     every = {f"{m}-seed{seed}" for m in ARCHITECTURES for seed in recipe(QUICK, m).seeds}
     assert set(models) == every
