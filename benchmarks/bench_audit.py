@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from osteo_utils.audit import audit, counts, measure_shortcuts
-from osteo_utils.corpus import IMAGE_FOLDER, list_corpus
+from osteo_utils.data.audit import audit, counts, measure_shortcuts
+from osteo_utils.data.corpus import IMAGE_FOLDER, list_corpus
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.phantom import simulate_knee
 

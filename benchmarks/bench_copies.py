@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 from skimage.exposure import equalize_adapthist
 
-from osteo_utils import copies
-from osteo_utils.audit import SAME_IMAGE
-from osteo_utils.corpus import list_corpus
-from osteo_utils.evaluate import wilson
-from osteo_utils.images import read_image
+from osteo_utils.data import copies
+from osteo_utils.data.audit import SAME_IMAGE
+from osteo_utils.data.corpus import list_corpus
+from osteo_utils.data.images import read_image
+from osteo_utils.scoring.evaluate import wilson
 
 Film = Image.Image
 Alteration = Callable[[Film, np.random.Generator], Film]

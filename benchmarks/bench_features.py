@@ -16,10 +16,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from osteo_utils.corpus import list_corpus, make_simulated
-from osteo_utils.images import fit_square, read_image
-from osteo_utils.models import build
-from osteo_utils.training import features_of, head_of
+from osteo_utils.data.corpus import list_corpus, make_simulated
+from osteo_utils.data.images import fit_square, read_image
+from osteo_utils.networks.models import build
+from osteo_utils.networks.training import features_of, head_of
 
 BATCH = 64
 

@@ -19,8 +19,8 @@ import numpy as np
 from tf_keras_vis.gradcam import Gradcam
 from xplique.attributions import GradCAM
 
-from osteo_utils.gradcam import grad_cam
-from osteo_utils.models import get_architecture
+from osteo_utils.networks.models import get_architecture
+from osteo_utils.saliency.gradcam import grad_cam
 
 ROUNDS = 7
 

@@ -21,8 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from osteo_utils.corpus import CorpusError, corpus_name, listing_digest
 from osteo_utils.course import Course, listed, open_course
+from osteo_utils.data.corpus import CorpusError, corpus_name, listing_digest
 from osteo_utils.profiles import PROFILES, get_profile, recipe
 from osteo_utils.registry import MODELS
 from osteo_utils.runs import differences, run_digest, settings_of

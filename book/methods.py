@@ -9,10 +9,10 @@ import json
 import sys
 from pathlib import Path
 
-from osteo_utils.models import ARCHITECTURES
+from osteo_utils.networks.models import ARCHITECTURES
+from osteo_utils.networks.training import method_of
 from osteo_utils.profiles import get_profile, recipe
 from osteo_utils.store import replace_file
-from osteo_utils.training import method_of
 
 
 def main() -> None:

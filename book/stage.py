@@ -13,7 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from osteo_utils.cards import read_findings, read_models, write_cards
+from osteo_utils.chapters.cards import read_findings, read_models, write_cards
 from osteo_utils.course import installed
 from osteo_utils.escape import markdown
 from osteo_utils.export import check_site

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from osteo_utils.data.splits import PARTS, SplitError, read_split, split_identity, write_split
 from osteo_utils.profiles import STUDY, Profile, recipe
 from osteo_utils.registry import MEMBERS, MODELS
 from osteo_utils.runs import (
@@ -36,7 +37,6 @@ from osteo_utils.runs import (
     run_folder,
     settings_of,
 )
-from osteo_utils.splits import PARTS, SplitError, read_split, split_identity, write_split
 from osteo_utils.store import replace_file
 
 FILMS_A_CLASS: Final = 4  # whose maps are kept
@@ -110,7 +110,7 @@ def train_one(
     inputs: Path, runs: Path, model: str, seeds: Sequence[int], study: Profile = STUDY
 ) -> None:
     """Train a network with each seed and keep its maps of twelve test films."""
-    from osteo_utils.training import train
+    from osteo_utils.networks.training import train
 
     parts, split = read_inputs(inputs)
     profile = recipe(study, model)
@@ -128,7 +128,7 @@ def train_one(
 
 def keep_maps(run: Run, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> None:
     """Write layer-CAM maps of the class each of twelve test films is given, coarse and fine."""
-    from osteo_utils.models import last_conv_layers
+    from osteo_utils.networks.models import last_conv_layers
 
     model = run.model()
     rows = np.concatenate([np.flatnonzero(labels == c)[:FILMS_A_CLASS] for c in np.unique(labels)])
@@ -226,7 +226,7 @@ def collect(inputs: Path, runs: Path, out: Path, study: Profile = STUDY) -> None
 
 def fitting_run(model: str, seed: int, folder: Path, split: pd.DataFrame, study: Profile) -> Run:
     """The run in a folder, held against what would be trained there now."""
-    from osteo_utils.training import method_of
+    from osteo_utils.networks.training import method_of
 
     run = read_run(folder)
     expected = settings_of(
@@ -253,7 +253,7 @@ def read_predictions(folder: Path) -> pd.DataFrame:
 
 def scores_of(predictions: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Every score of validation and test with its interval over patients."""
-    from osteo_utils.evaluate import bootstrap
+    from osteo_utils.scoring.evaluate import bootstrap
 
     found = {
         part: bootstrap(rows["label"], probabilities(rows), rows["group"], STUDY.resamples, seed)

@@ -22,20 +22,20 @@ import numpy.typing as npt
 from PIL import Image
 
 from osteo_utils import course
-from osteo_utils.ensembles import PAIRS, aligned, soft_vote
-from osteo_utils.evaluate import IF_CALIBRATED, bootstrap, temperature, tempered
-from osteo_utils.gradcam import (
+from osteo_utils.data.images import Grey, ImageError, ImageFacts, examine, fit_square
+from osteo_utils.data.novelty import FILE, Novelty, load_novelty
+from osteo_utils.inference import map_layers
+from osteo_utils.networks.models import get_architecture
+from osteo_utils.phantom import simulate_knee
+from osteo_utils.runs import Run, RunError, read_run
+from osteo_utils.saliency.gradcam import (
     METHODS,
     PIXEL_METHODS,
     CamWarning,
     ensemble_maps,
 )
-from osteo_utils.images import Grey, ImageError, ImageFacts, examine, fit_square
-from osteo_utils.inference import map_layers
-from osteo_utils.models import get_architecture
-from osteo_utils.novelty import FILE, Novelty, load_novelty
-from osteo_utils.phantom import simulate_knee
-from osteo_utils.runs import Run, RunError, read_run
+from osteo_utils.scoring.ensembles import PAIRS, aligned, soft_vote
+from osteo_utils.scoring.evaluate import IF_CALIBRATED, bootstrap, temperature, tempered
 
 if TYPE_CHECKING:
     import keras

@@ -305,8 +305,8 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
 
 
 def _corpus(arguments: argparse.Namespace) -> Result:
-    from osteo_utils.corpus import list_corpus
     from osteo_utils.course import corpus_folder
+    from osteo_utils.data.corpus import list_corpus
 
     root = corpus_folder(arguments.profile, arguments.corpus, arguments.runs)
     files, facts = list_corpus(root), root / "corpus.json"
@@ -332,9 +332,9 @@ def _counted(name: str, files: "pd.DataFrame") -> dict[str, Any]:
 
 
 def _audit(arguments: argparse.Namespace) -> Result:
-    from osteo_utils.audit import audit, counts, score_against_truth, summary, write_audit
-    from osteo_utils.corpus import list_corpus, read_truth
     from osteo_utils.course import audited, corpus_folder, open_course
+    from osteo_utils.data.audit import audit, counts, score_against_truth, summary, write_audit
+    from osteo_utils.data.corpus import list_corpus, read_truth
 
     if folder := arguments.out:
         root = corpus_folder(arguments.profile, arguments.corpus, arguments.runs)
@@ -356,7 +356,7 @@ def _audit(arguments: argparse.Namespace) -> Result:
 def _train(arguments: argparse.Namespace) -> Result:
     _load_keras()
     from osteo_utils.course import open_course, train_model
-    from osteo_utils.models import get_architecture
+    from osteo_utils.networks.models import get_architecture
 
     get_architecture(arguments.model)  # a wrong name is told before a corpus is made
     course = open_course(arguments.profile, arguments.corpus, arguments.seed, arguments.runs)
@@ -373,8 +373,8 @@ def _train(arguments: argparse.Namespace) -> Result:
 
 
 def _evaluate(arguments: argparse.Namespace) -> Result:
-    from osteo_utils.ensembles import aligned
     from osteo_utils.runs import read_run
+    from osteo_utils.scoring.ensembles import aligned
 
     runs, part = [read_run(Path(folder)) for folder in arguments.run], arguments.part
     rows = aligned(runs, part)  # refuses runs of different splits
@@ -392,8 +392,8 @@ def _evaluate(arguments: argparse.Namespace) -> Result:
 
 
 def _evaluated(run: "Run", part: str) -> dict[str, Any]:
-    from osteo_utils.evaluate import confusion
     from osteo_utils.runs import probabilities
+    from osteo_utils.scoring.evaluate import confusion
 
     rows = run.predictions[run.predictions["part"] == part]
     matrix = confusion(rows["label"], probabilities(rows).argmax(axis=1))
@@ -425,8 +425,8 @@ def _report(found: Mapping[str, Any]) -> str:
 
 def _differences(runs: "Sequence[Run]", part: str, score: str) -> list[dict[str, Any]]:
     """Every pair, first minus second; p-values corrected for their number."""
-    from osteo_utils.ensembles import aligned
-    from osteo_utils.evaluate import holm, paired_difference
+    from osteo_utils.scoring.ensembles import aligned
+    from osteo_utils.scoring.evaluate import holm, paired_difference
 
     rows = aligned(runs, part)
     pairs = list(combinations(range(len(runs)), 2))
@@ -489,8 +489,8 @@ def _maps(
     arguments: argparse.Namespace,
 ) -> "dict[str, npt.NDArray[np.float32]]":
     """Raw maps by branch, "" for a network that has one; all NaN where the map is flat."""
-    from osteo_utils import gradcam
     from osteo_utils.inference import map_layers
+    from osteo_utils.saliency import gradcam
 
     method = gradcam.METHODS[arguments.method]
     layers: Mapping[str, str | None] = {"": arguments.layer}
@@ -533,9 +533,9 @@ def _draw(film: Film, cam: "npt.NDArray[np.float32]", facts: Mapping[str, Any], 
     mpl.use("Agg")  # a file, never a window
     from matplotlib import pyplot as plt
 
-    from osteo_utils.gradcam import resized
-    from osteo_utils.images import fit_square
-    from osteo_utils.plots import cam_grid
+    from osteo_utils.data.images import fit_square
+    from osteo_utils.figures.plots import cam_grid
+    from osteo_utils.saliency.gradcam import resized
 
     side = min(_LARGEST_PICTURE, max(film.image.shape))
     title = f"map for {facts['target']}; called {facts['called']} {facts['p_called']:.2f}"
@@ -547,7 +547,7 @@ def _draw(film: Film, cam: "npt.NDArray[np.float32]", facts: Mapping[str, Any], 
 
 def _peak(film: Film, cam: "npt.NDArray[np.float32]") -> dict[str, Any]:
     """Value and place of the strongest point, in pixels of the file; the square was padded."""
-    from osteo_utils.gradcam import peak
+    from osteo_utils.saliency.gradcam import peak
 
     (height, width), (rows, columns) = film.image.shape, cam.shape
     row, column = peak(cam)
@@ -568,8 +568,8 @@ def _shown_map(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _predict(arguments: argparse.Namespace) -> Result:
     _load_keras()
-    from osteo_utils.ensembles import soft_vote
     from osteo_utils.runs import PROBABILITY_COLUMNS
+    from osteo_utils.scoring.ensembles import soft_vote
 
     paths = [Path(path) for path in arguments.paths]
     runs = [_run(path) for path in paths if path.is_dir()]
@@ -607,7 +607,7 @@ def _run(folder: Path) -> "Run":
 
 def _unlike_training(runs: "Sequence[Run]", films: Sequence[Film]) -> list[bool | None]:
     """Whether a film is unlike the training films of any run; None where no run can tell."""
-    from osteo_utils.novelty import FILE, REMARK, load_novelty
+    from osteo_utils.data.novelty import FILE, REMARK, load_novelty
 
     known = [run for run in runs if (run.folder / FILE).exists()]
     if not (known and films):
@@ -628,8 +628,8 @@ def _shown_answer(row: Mapping[str, Any]) -> dict[str, str]:
 def _export(arguments: argparse.Namespace) -> Result:
     _load_keras()
     _need("onnx", "onnxruntime", "tf2onnx")
+    from osteo_utils.data.novelty import FILE, load_novelty
     from osteo_utils.export import describe, export_onnx
-    from osteo_utils.novelty import FILE, load_novelty
     from osteo_utils.runs import read_run, write_json
 
     run = read_run(Path(arguments.run))
@@ -670,7 +670,7 @@ def _phantoms() -> list[Film]:
 
 def _films(paths: Sequence[str | Path]) -> tuple[list[Film], int]:
     """The films that can be read, and the exit code; what is wrong with the others is told."""
-    from osteo_utils.images import ImageError, read_image
+    from osteo_utils.data.images import ImageError, read_image
 
     films, code = [], 0
     for path in map(Path, paths):
@@ -685,7 +685,7 @@ def _pixels(run: "Run", films: Sequence[Film]) -> "npt.NDArray[np.uint8]":
     """What the model of a run sees: uint8 (n, size, size, 1), as in its training."""
     import numpy as np
 
-    from osteo_utils.images import fit_square
+    from osteo_utils.data.images import fit_square
 
     size = run.info["image_size"]
     return np.stack([fit_square(film.image, size) for film in films])[..., None]
@@ -821,7 +821,7 @@ def _is_expected(error: Exception) -> bool:
     if isinstance(error, OSError) or type(error).__module__.startswith("osteo_utils."):
         return True
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    ours = raised_in.parent == Path(__file__).parent
+    ours = raised_in.is_relative_to(Path(__file__).parent)
     return type(error) is ValueError and ours and "expected" in str(error)
 
 

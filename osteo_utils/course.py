@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from osteo_utils.corpus import (
+from osteo_utils.data.corpus import (
     CorpusError,
     corpus_info,
     corpus_name,
@@ -22,6 +22,15 @@ from osteo_utils.corpus import (
     list_corpus,
     listing_digest,
     open_corpus,
+)
+from osteo_utils.data.splits import (
+    SplitError,
+    film_changes,
+    make_split,
+    read_split,
+    split_changes,
+    split_identity,
+    write_split,
 )
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.profiles import Profile, get_profile, recipe
@@ -36,23 +45,14 @@ from osteo_utils.runs import (
     run_folder,
     settings_of,
 )
-from osteo_utils.splits import (
-    SplitError,
-    film_changes,
-    make_split,
-    read_split,
-    split_changes,
-    split_identity,
-    write_split,
-)
 from osteo_utils.store import locked, replace_file
 
 # The audit loads scikit-learn, so only those functions import it that ask for one.
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from osteo_utils.audit import Audit
-    from osteo_utils.training import Arrays
+    from osteo_utils.data.audit import Audit
+    from osteo_utils.networks.training import Arrays
 
 DRIVE = Path("/content/drive")  # where Colab mounts Google Drive
 LARGEST_SEED = 2**31 - 1  # Keras adds a little to it and keeps it in 32 bits
@@ -126,7 +126,7 @@ def _corpora(runs: Path) -> Path:
 def data_file(name: str) -> Path:
     """A table of facts that comes with the course, such as "published_summary.csv"."""
     here = Path(__file__).resolve().parent
-    installed_or_checkout = (here / "data" / name, here.parent / "data" / name)
+    installed_or_checkout = (here / "tables" / name, here.parent / "data" / name)
     found = next((file for file in installed_or_checkout if file.is_file()), None)
     if found is None:
         raise FileNotFoundError(f"{name}: expected a table of the course (see data/README.md)")
@@ -174,7 +174,7 @@ def audited(course: Course) -> "Audit":
     It is made again, and the print says why, when a film, metadata.csv, the audit's code or one
     of its tables has changed. Of two processes at once the second one waits.
     """
-    from osteo_utils import audit
+    from osteo_utils.data import audit
 
     folder = course.folder
     with locked(folder / "audit.csv"):
@@ -192,7 +192,7 @@ def audited(course: Course) -> "Audit":
 
 def _stale_audit(folder: Path, listing: pd.DataFrame, made_from: dict[str, str]) -> str:
     """Why the audit in a folder cannot be believed, or ""; audit.json says what it is of."""
-    from osteo_utils.audit import read_audit
+    from osteo_utils.data.audit import read_audit
 
     try:
         known = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
@@ -211,7 +211,7 @@ def _stale_audit(folder: Path, listing: pd.DataFrame, made_from: dict[str, str])
 
 
 def _tables(folder: Path) -> dict[str, str]:
-    from osteo_utils.audit import FILES
+    from osteo_utils.data.audit import FILES
 
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
 
@@ -249,7 +249,7 @@ def split(course: Course) -> pd.DataFrame:
 
 def _refuse_if_used(folder: Path, changes: str) -> None:
     """`SplitError` if anything but the audit lies beside the split: it may rest on the split."""
-    from osteo_utils.audit import FILES
+    from osteo_utils.data.audit import FILES
 
     ours = {*FILES, "audit.json", "split.csv", "split.json", "cache"}
     names = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
@@ -263,7 +263,7 @@ def _refuse_if_used(folder: Path, changes: str) -> None:
 
 def arrays(course: Course, image_size: int | None = None) -> "dict[str, Arrays]":
     """Images and labels of the three parts, decoded once and cached beside the split."""
-    from osteo_utils.training import load_parts
+    from osteo_utils.networks.training import load_parts
 
     size = image_size or course.profile.image_size
     return load_parts(course.root, split(course), size, course.folder / "cache")
@@ -279,8 +279,8 @@ def train_model(course: Course, model: str, seed: int | None = None) -> Run:
 
 
 def _train(course: Course, model: str, seeds: "Sequence[int]") -> list[Run]:
-    from osteo_utils.models import get_architecture
-    from osteo_utils.training import load_parts, train
+    from osteo_utils.networks.models import get_architecture
+    from osteo_utils.networks.training import load_parts, train
 
     settings, name = course.recipe(model), corpus_name(course.corpus)
     if settings.weights == "members":
@@ -327,7 +327,7 @@ def fitting_runs(
 def _fitting_run(
     course: Course, model: str, seed: int, identity: "Mapping[str, str]"
 ) -> Run | None:
-    from osteo_utils.training import method_of
+    from osteo_utils.networks.training import method_of
 
     profile, folder = course.recipe(model), _run_folder(course, model, seed)
     run = read_run(folder)
@@ -409,7 +409,7 @@ def reference_scores(course: Course) -> dict[str, float]:
 
 
 def _best_baseline(predictions: pd.DataFrame) -> float:
-    from osteo_utils.evaluate import scores
+    from osteo_utils.scoring.evaluate import scores
 
     reached = {
         key: scores(rows["label"], probabilities(rows))["balanced_accuracy"]

@@ -18,16 +18,16 @@ import pandas as pd
 from matplotlib import colormaps
 from PIL import Image
 
-from osteo_utils.evaluate import wilson
-from osteo_utils.gradcam import Maps
+from osteo_utils.data.novelty import REMARK, SIDE, Novelty, fit_novelty
+from osteo_utils.figures.plots import SALIENCY_CMAP
 from osteo_utils.labels import CLASS_NAMES, class_of_t_score
-from osteo_utils.models import get_architecture
-from osteo_utils.novelty import REMARK, SIDE, Novelty, fit_novelty
+from osteo_utils.networks.models import get_architecture
+from osteo_utils.networks.training import Arrays
 from osteo_utils.phantom import simulate_knee
-from osteo_utils.plots import SALIENCY_CMAP
 from osteo_utils.runs import Run, model_digest, probabilities, run_digest
+from osteo_utils.saliency.gradcam import Maps
+from osteo_utils.scoring.evaluate import wilson
 from osteo_utils.store import replace_file
-from osteo_utils.training import Arrays
 
 OPSET: Final = 17
 TOLERANCE: Final = 1e-4  # of a probability, from the same pixels

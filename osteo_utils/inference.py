@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from osteo_utils.gradcam import last_conv_layer, layer_candidates
-from osteo_utils.models import last_conv_layers
+from osteo_utils.networks.models import last_conv_layers
 from osteo_utils.runs import Run
+from osteo_utils.saliency.gradcam import last_conv_layer, layer_candidates
 
 if TYPE_CHECKING:
     import keras

@@ -215,8 +215,8 @@ def load_model(run: Run) -> Any:  # noqa: ANN401
 
 def _built_by_name(run: Run, file: Path) -> Any:  # noqa: ANN401
     """The network that the registry builds under this name, if it is the one that was trained."""
-    from osteo_utils.fingerprint import network_digests
-    from osteo_utils.models import build
+    from osteo_utils.networks.fingerprint import network_digests
+    from osteo_utils.networks.models import build
 
     if not isinstance(known := run.info.get("network"), dict):
         return None

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from osteo_utils.audit import SAME_IMAGE, Audit, audit, counts
-from osteo_utils.corpus import list_corpus
+from osteo_utils.data.audit import SAME_IMAGE, Audit, audit, counts
+from osteo_utils.data.corpus import list_corpus
 from osteo_utils.labels import CLASS_NAMES
 
 

@@ -18,9 +18,9 @@ import pandas as pd
 from PIL import Image, ImageDraw
 from scipy.stats import binomtest
 
-from osteo_utils.corpus import list_corpus
-from osteo_utils.images import read_image
-from osteo_utils.locator import Knee, hits, locate_knees
+from osteo_utils.chapters.locator import Knee, hits, locate_knees
+from osteo_utils.data.corpus import list_corpus
+from osteo_utils.data.images import read_image
 
 HERE = Path(__file__).parent
 LONG = 512  # pixels of the longer side, in which mendeley_knees.csv is written

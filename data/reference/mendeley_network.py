@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from osteo_utils.images import fit_square
-from osteo_utils.locator import Film, Knee, simulate_film
+from osteo_utils.chapters.locator import Film, Knee, simulate_film
+from osteo_utils.data.images import fit_square
 
 SIDE, CELLS = 128, 32  # pixels of the input, cells of the map
 FILMS, EPOCHS, BATCH, RATE = 1500, 10, 32, 3e-3

@@ -26,10 +26,10 @@ from sklearn.model_selection import GroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from osteo_utils.audit import audit
-from osteo_utils.corpus import list_corpus
-from osteo_utils.images import fit_square, read_image
-from osteo_utils.locator import crop_knee, locate_knees
+from osteo_utils.chapters.locator import crop_knee, locate_knees
+from osteo_utils.data.audit import audit
+from osteo_utils.data.corpus import list_corpus
+from osteo_utils.data.images import fit_square, read_image
 
 SIDE, MULTIPLE = 224, 2.0  # pixels; side of a cut in widths of the joint
 FOLDS, REPEATS, INNER, RESAMPLES = 5, 5, 3, 2000

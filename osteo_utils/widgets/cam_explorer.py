@@ -202,7 +202,7 @@ def cam_stacks(
     `gradcam.METHODS`; `layers` maps the title of a model to its layers, by the title that each is
     shown with (`models.last_conv_layers` gives those of a fusion), else the last one is taken.
     """
-    from osteo_utils.gradcam import PIXEL_METHODS, last_conv_layer
+    from osteo_utils.saliency.gradcam import PIXEL_METHODS, last_conv_layer
 
     stacks = []
     for title, model in models.items():
@@ -229,7 +229,7 @@ def stack_of(
 
     Flat maps do not warn here: the widget tells the reader of each in words.
     """
-    from osteo_utils.gradcam import METHODS, TITLES, CamWarning, resized
+    from osteo_utils.saliency.gradcam import METHODS, TITLES, CamWarning, resized
 
     place = {} if layer is None else {"layer": layer}
     with warnings.catch_warnings():

@@ -72,7 +72,7 @@ function confusion(labels, called, width) {
 // --- numbers, each as [value, low, high]; NaN where there is no film to count ------------------
 
 // How many times as large a variance is because the films of a group go together; as
-// osteo_utils.evaluate.design_effect.
+// osteo_utils.scoring.evaluate.design_effect.
 function designEffect(influence, groups) {
   const sums = new Map();
   influence.forEach((z, i) => sums.set(groups[i], (sums.get(groups[i]) ?? 0) + z));

@@ -18,9 +18,9 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from PIL import Image
 
-from osteo_utils.images import Grey, ImageError, decode, fit_square
+from osteo_utils.data.images import Grey, ImageError, decode, fit_square
+from osteo_utils.data.novelty import FILE, REMARK, Novelty, load_novelty
 from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.novelty import FILE, REMARK, Novelty, load_novelty
 from osteo_utils.phantom import simulate_knee
 from osteo_utils.runs import RunError, load_model, read_run
 from osteo_utils.widgets.cam_explorer import COLOURS, SIGNED_COLOURS
@@ -73,7 +73,7 @@ class LiveGradCam(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no t
         return "LiveGradCam: needs a running kernel (Colab, JupyterLab, VS Code)"
 
     def _arrange(self, folders: list[tuple[str, Path]]) -> None:
-        from osteo_utils.gradcam import METHODS, TITLES
+        from osteo_utils.saliency.gradcam import METHODS, TITLES
 
         classes = [("as called", AS_CALLED), *((name, i) for i, name in enumerate(CLASS_NAMES))]
         self.run = _dropdown("Run", folders)
@@ -146,7 +146,7 @@ class LiveGradCam(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no t
 
     def _explained(self, folder: Path, film: str, method: str, target: int, layer: str) -> Maps:
         """The raw map (h, w) of a film; `CamError` if it is flat."""
-        from osteo_utils.gradcam import METHODS, PIXEL_METHODS
+        from osteo_utils.saliency.gradcam import METHODS, PIXEL_METHODS
 
         x, model = self._pixels(folder, film), self._network(folder).model
         place = {} if method in PIXEL_METHODS else {"layer": layer}
@@ -154,7 +154,7 @@ class LiveGradCam(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no t
 
     def _draw(self, network: Network, target: int, cam: Maps) -> None:
         """The film and the film under the map, each with a text that says what is seen."""
-        from osteo_utils.gradcam import peak
+        from osteo_utils.saliency.gradcam import peak
 
         film, title = fit_square(self._films[self.film.value], SIDE), self.film.value
         mixed = overlay(film, cam, self.colours.value, self.opacity.value / 100)
@@ -195,7 +195,7 @@ def overlay(film: Grey, cam: Maps, colours: str, opacity: float) -> npt.NDArray[
 
     A map with negative values is drawn around 0, in colours that part there.
     """
-    from osteo_utils.gradcam import resized
+    from osteo_utils.saliency.gradcam import resized
 
     top, signed = float(np.abs(cam).max()), bool(cam.min() < 0)
     share = resized(cam[None], len(film))[0] / top
@@ -213,8 +213,8 @@ def _load(folder: Path) -> Network:
 
 def _layers(network: Network) -> list[tuple[str, str]]:
     """Titles and names: where each branch is usually looked at, then all others, last first."""
-    from osteo_utils.gradcam import layer_candidates
-    from osteo_utils.models import last_conv_layers
+    from osteo_utils.networks.models import last_conv_layers
+    from osteo_utils.saliency.gradcam import layer_candidates
 
     usual = list(last_conv_layers(network.name, network.size).values())
     others = [name for name in reversed(layer_candidates(network.model)) if name not in usual]

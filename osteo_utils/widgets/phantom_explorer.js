@@ -1,7 +1,7 @@
 import { announcer, bindChoice, bindSlider, button, choose, element, follow, frame, heading, labelled, ownBuffer, slider } from "./common.js";
 
 // A phantom knee: the T-score drives its bone, and a film of it is exposed here, in the browser.
-// The formulas are those of osteo_utils/phantom.py, where they are explained; a test holds the
+// The formulas are those of osteo_utils/phantom/knee.py, where they are explained; a test holds the
 // two to the same picture.
 
 const MOVED = ["t_score", "exposure", "kvp", "rotation_deg", "scale", "shift_y_mm"];

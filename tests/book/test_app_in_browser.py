@@ -17,7 +17,7 @@ from playwright.sync_api import expect
 from tiny_runs import make_run
 
 from osteo_utils.cli import NOTICE
-from osteo_utils.images import decode, fit_square
+from osteo_utils.data.images import decode, fit_square
 
 ROOT = Path(__file__).resolve().parents[2]
 

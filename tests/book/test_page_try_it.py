@@ -18,10 +18,10 @@ from unit.test_images import (
     small_png,
 )
 
-from osteo_utils.gradcam import grad_cam, resized
-from osteo_utils.images import decode, fit_square
-from osteo_utils.novelty import Novelty
+from osteo_utils.data.images import decode, fit_square
+from osteo_utils.data.novelty import Novelty
 from osteo_utils.runs import read_run
+from osteo_utils.saliency.gradcam import grad_cam, resized
 
 PAGE = "notebooks/22_try_your_own.html"
 RUNS = ROOT / "runs/simulated/smoke"

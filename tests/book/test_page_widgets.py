@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from smoke import CHAPTERS, NOTEBOOKS, ROOT
 
-from osteo_utils.ensembles import aligned, published_key
-from osteo_utils.evaluate import confusion, expected_cost
 from osteo_utils.runs import read_run
+from osteo_utils.scoring.ensembles import aligned, published_key
+from osteo_utils.scoring.evaluate import confusion, expected_cost
 from osteo_utils.widgets.decision_explorer import with_intervals
 
 RUNS = ROOT / "runs/simulated/smoke"

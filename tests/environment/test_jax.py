@@ -4,8 +4,8 @@ import os
 import subprocess
 import sys
 
+from osteo_utils.networks.training import method_of
 from osteo_utils.profiles import PROFILES
-from osteo_utils.training import method_of
 
 JAX = """
 import sys

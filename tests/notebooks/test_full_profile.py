@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from smoke import CHAPTERS, NOTEBOOKS
 
-from osteo_utils import cost, course
-from osteo_utils.models import ARCHITECTURES, build, last_conv_layers
+from osteo_utils import course
+from osteo_utils.networks import cost
+from osteo_utils.networks.models import ARCHITECTURES, build, last_conv_layers
 from osteo_utils.profiles import get_profile, recipe
 
 FULL = get_profile("full")

@@ -20,13 +20,13 @@ from tiny_runs import make_run
 
 from osteo_utils import course
 from osteo_utils.cli import NOTICE
-from osteo_utils.evaluate import temperature, tempered
-from osteo_utils.gradcam import METHODS, grad_cam
-from osteo_utils.images import ImageError, decode, fit_square
+from osteo_utils.data.images import ImageError, decode, fit_square
+from osteo_utils.data.novelty import FILE, REMARK, Novelty, fit_novelty
 from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.models import last_conv_layers
-from osteo_utils.novelty import FILE, REMARK, Novelty, fit_novelty
+from osteo_utils.networks.models import last_conv_layers
 from osteo_utils.runs import RunError, probabilities, read_run
+from osteo_utils.saliency.gradcam import METHODS, grad_cam
+from osteo_utils.scoring.evaluate import temperature, tempered
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "interface"))  # as `streamlit run` does

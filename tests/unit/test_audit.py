@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from osteo_utils import audit as module
-from osteo_utils.audit import (
+from osteo_utils.data import audit as module
+from osteo_utils.data.audit import (
     Audit,
     audit,
     counts,
@@ -19,7 +19,7 @@ from osteo_utils.audit import (
     summary,
     write_audit,
 )
-from osteo_utils.corpus import FAULTS, list_corpus, make_simulated, read_truth
+from osteo_utils.data.corpus import FAULTS, list_corpus, make_simulated, read_truth
 from osteo_utils.phantom import sample_anatomy, sample_setting, simulate_knee
 
 TABLES = ("images", "pairs", "candidates", "shortcuts")

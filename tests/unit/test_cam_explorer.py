@@ -50,7 +50,7 @@ def test_without_a_class_the_map_is_that_of_the_class_called():
 
 @pytest.mark.parametrize(("shape", "size"), [((2, 2), 9), ((6, 6), 128), ((3, 5), 64), ((7, 7), 7)])
 def test_map_is_laid_over_the_film_as_gradcam_lays_it(shape, size):
-    from osteo_utils.gradcam import resized
+    from osteo_utils.saliency.gradcam import resized
 
     maps = np.random.default_rng(0).integers(0, 256, (3, 2, *shape)).astype(np.float32)
     maps[:, :, 0, 0] = 255  # so that the levels are the very values
@@ -164,7 +164,7 @@ def test_stacks_of_models_come_by_method_and_layer_with_fine_maps_made_coarse():
     import keras
     from keras import layers
 
-    from osteo_utils.gradcam import grad_cam
+    from osteo_utils.saliency.gradcam import grad_cam
     from osteo_utils.widgets.cam_explorer import PIXEL_CELLS, cam_stacks
 
     keras.utils.set_random_seed(0)

@@ -13,14 +13,20 @@ import pytest
 from bs4 import BeautifulSoup
 from markdown_it import MarkdownIt
 
-from osteo_utils import cards
-from osteo_utils.audit import Audit, write_audit
-from osteo_utils.cards import CardError, model_card, read_findings, read_models, saliency_card
-from osteo_utils.evaluate import bootstrap, temperature, tempered
-from osteo_utils.gradcam import METHODS
+from osteo_utils.chapters import cards
+from osteo_utils.chapters.cards import (
+    CardError,
+    model_card,
+    read_findings,
+    read_models,
+    saliency_card,
+)
+from osteo_utils.data.audit import Audit, write_audit
+from osteo_utils.data.splits import split_hash, write_split
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, RunError, model_digest, read_run, write_run
-from osteo_utils.splits import split_hash, write_split
+from osteo_utils.saliency.gradcam import METHODS
+from osteo_utils.scoring.evaluate import bootstrap, temperature, tempered
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "book"))
 import stage

@@ -12,14 +12,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from osteo_utils import cli, course, export, gradcam, models, registry, runs
+from osteo_utils import cli, course, export, registry, runs
 from osteo_utils.cli import main
-from osteo_utils.corpus import corpus_name
-from osteo_utils.evaluate import bootstrap
-from osteo_utils.images import fit_square, read_image
+from osteo_utils.data.corpus import corpus_name
+from osteo_utils.data.images import fit_square, read_image
+from osteo_utils.data.novelty import fit_novelty
 from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.novelty import fit_novelty
+from osteo_utils.networks import models
 from osteo_utils.runs import PROBABILITY_COLUMNS, write_run
+from osteo_utils.saliency import gradcam
+from osteo_utils.scoring.evaluate import bootstrap
 
 COMMANDS = ("corpus", "audit", "train", "evaluate", "explain", "predict", "export")
 LABELS = [0, 0, 1, 1, 2, 2]

@@ -7,8 +7,8 @@ import pytest
 from keras import layers
 from sklearn.metrics import balanced_accuracy_score
 
-from osteo_utils import comparison, cost
-from osteo_utils.comparison import (
+from osteo_utils.chapters import comparison
+from osteo_utils.chapters.comparison import (
     Entrant,
     balanced_accuracies,
     counterpart,
@@ -22,10 +22,11 @@ from osteo_utils.comparison import (
     scoreboard,
 )
 from osteo_utils.course import open_course
-from osteo_utils.evaluate import bootstrap, holm, paired_difference
 from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.models import ARCHITECTURES
+from osteo_utils.networks import cost
+from osteo_utils.networks.models import ARCHITECTURES
 from osteo_utils.runs import PROBABILITY_COLUMNS, Run, RunError, probabilities
+from osteo_utils.scoring.evaluate import bootstrap, holm, paired_difference
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 SUMMARY, REPORTS = DATA / "published_summary.csv", DATA / "published_reports.csv"

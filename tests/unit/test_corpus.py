@@ -19,8 +19,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from osteo_utils import corpus
-from osteo_utils.corpus import (
+from osteo_utils.data import corpus
+from osteo_utils.data.corpus import (
     FAULTS,
     IMAGE_FOLDER,
     CorpusError,
@@ -36,7 +36,7 @@ from osteo_utils.corpus import (
     read_truth,
     unpack,
 )
-from osteo_utils.images import ImageFacts, read_image
+from osteo_utils.data.images import ImageFacts, read_image
 from osteo_utils.labels import CLASS_NAMES, class_of_t_score
 from osteo_utils.phantom import MASKS
 from osteo_utils.profiles import get_profile
@@ -243,7 +243,7 @@ def test_truth_and_masks_of_other_corpora_are_refused(tmp_path, simulated):
 
 def test_a_killed_build_leaves_nothing_and_its_remains_are_cleaned_up(tmp_path):
     root = tmp_path / "corpus"
-    code = "from osteo_utils.corpus import make_simulated as m; m({!r}, 400, 128, workers=1)"
+    code = "from osteo_utils.data.corpus import make_simulated as m; m({!r}, 400, 128, workers=1)"
     build = subprocess.Popen([sys.executable, "-c", code.format(str(root))])
     try:
         deadline = time.monotonic() + 30

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from osteo_utils import cost
-from osteo_utils.cost import calls, cost_table, memory, milliseconds, multiply_adds
+from osteo_utils.networks import cost
+from osteo_utils.networks.cost import calls, cost_table, memory, milliseconds, multiply_adds
 
 
 def of_one(layer, shape=(8, 8, 4)):

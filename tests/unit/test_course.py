@@ -13,9 +13,8 @@ from PIL import Image, ImageOps
 from tiny_runs import fitting_run
 
 sys.path.append(str(Path(__file__).parents[2] / "book"))
-from osteo_utils import audit, comparison, training
 from osteo_utils import course as plumbing
-from osteo_utils.corpus import IMAGE_FOLDER, films_digest, list_corpus, read_truth
+from osteo_utils.chapters import comparison
 from osteo_utils.course import (
     arrays,
     audited,
@@ -25,8 +24,11 @@ from osteo_utils.course import (
     split,
     with_runs,
 )
+from osteo_utils.data import audit
+from osteo_utils.data.corpus import IMAGE_FOLDER, films_digest, list_corpus, read_truth
+from osteo_utils.data.splits import split_hash, write_split
+from osteo_utils.networks import training
 from osteo_utils.profiles import get_profile
-from osteo_utils.splits import split_hash, write_split
 
 import build
 
@@ -299,7 +301,7 @@ def test_phantoms_of_another_encoder_keep_their_split(opened, tmp_path, capsys):
 
 def test_two_processes_at_once_make_one_corpus_audit_and_split(tmp_path):
     code = (
-        "from osteo_utils.course import open_course, split; from osteo_utils.splits import "
+        "from osteo_utils.course import open_course, split; from osteo_utils.data.splits import "
         "split_hash; import sys; print(split_hash(split(open_course('smoke', runs=sys.argv[1]))))"
     )
     line = [sys.executable, "-c", code, str(tmp_path / "runs")]

@@ -6,9 +6,9 @@ import pytest
 from keras import layers
 from matplotlib.patches import FancyBboxPatch
 
-from osteo_utils import diagrams
-from osteo_utils.cost import calls
-from osteo_utils.diagrams import describe, graph_diagram, outline, stage_diagram
+from osteo_utils.figures import diagrams
+from osteo_utils.figures.diagrams import describe, graph_diagram, outline, stage_diagram
+from osteo_utils.networks.cost import calls
 
 
 @pytest.fixture(autouse=True)

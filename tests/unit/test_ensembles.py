@@ -8,8 +8,10 @@ from scipy.optimize import minimize_scalar
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
 
-from osteo_utils import ensembles
-from osteo_utils.ensembles import (
+from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.runs import PREDICTION_COLUMNS, PROBABILITY_COLUMNS, Run, RunError, probabilities
+from osteo_utils.scoring import ensembles
+from osteo_utils.scoring.ensembles import (
     PAIRS,
     aligned,
     choose_weights,
@@ -20,9 +22,7 @@ from osteo_utils.ensembles import (
     published_key,
     soft_vote,
 )
-from osteo_utils.evaluate import SMALLEST, scores
-from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.runs import PREDICTION_COLUMNS, PROBABILITY_COLUMNS, Run, RunError, probabilities
+from osteo_utils.scoring.evaluate import SMALLEST, scores
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["custom_cnn", "alexnet", "vgg16", "vgg19", "resnet50", "inception_v3", "xception"]

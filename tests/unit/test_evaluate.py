@@ -6,7 +6,8 @@ import pytest
 from sklearn import metrics
 from statsmodels.stats.proportion import proportion_confint
 
-from osteo_utils.evaluate import (
+from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.scoring.evaluate import (
     TEMPERATURES,
     balanced_accuracy,
     bootstrap,
@@ -26,7 +27,6 @@ from osteo_utils.evaluate import (
     tempered,
     wilson,
 )
-from osteo_utils.labels import CLASS_NAMES
 
 
 def guesses(n=200, seed=0, sharpness=2.0):
@@ -399,7 +399,7 @@ def test_temperature_at_an_end_and_of_probabilities_that_are_all_equal():
 def test_a_temperature_that_was_not_found_is_an_error(monkeypatch):
     from scipy.optimize import OptimizeResult
 
-    from osteo_utils import evaluate
+    from osteo_utils.scoring import evaluate
 
     lost = OptimizeResult(x=0.0, success=False, message="out of breath")
     monkeypatch.setattr(evaluate, "minimize_scalar", lambda *_, **__: lost)

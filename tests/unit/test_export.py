@@ -12,12 +12,12 @@ from onnxruntime import InferenceSession
 from PIL import Image
 
 from osteo_utils import export
-from osteo_utils.evaluate import wilson
-from osteo_utils.gradcam import grad_cam
+from osteo_utils.data.novelty import Novelty, fit_novelty
 from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.models import build
-from osteo_utils.novelty import Novelty, fit_novelty
+from osteo_utils.networks.models import build
 from osteo_utils.runs import PROBABILITY_COLUMNS, model_digest, read_run, run_digest, write_run
+from osteo_utils.saliency.gradcam import grad_cam
+from osteo_utils.scoring.evaluate import wilson
 
 SIZE = 32
 

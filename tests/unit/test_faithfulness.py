@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from keras import layers
 
-from osteo_utils import faithfulness as f
-from osteo_utils.corpus import CorpusError
-from osteo_utils.gradcam import grad_cam
+from osteo_utils.chapters import faithfulness as f
+from osteo_utils.data.corpus import CorpusError
+from osteo_utils.saliency.gradcam import grad_cam
 
 SIDE, N = 32, 3
 NAN = np.full((1, SIDE, SIDE), np.nan, np.float32)

@@ -4,9 +4,9 @@ import keras
 import pytest
 from keras import layers, ops
 
-from osteo_utils import models
-from osteo_utils.fingerprint import describe, network_digests, plain
-from osteo_utils.models import Architecture, build
+from osteo_utils.networks import models
+from osteo_utils.networks.fingerprint import describe, network_digests, plain
+from osteo_utils.networks.models import Architecture, build
 
 
 def tiny(filters=8, activation="relu", branch=False):

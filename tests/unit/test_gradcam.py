@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from keras import layers
 
-from osteo_utils import gradcam
-from osteo_utils.gradcam import (
+from osteo_utils.networks.models import build
+from osteo_utils.saliency import gradcam
+from osteo_utils.saliency.gradcam import (
     METHODS,
     PIXEL_METHODS,
     TITLES,
@@ -28,7 +29,6 @@ from osteo_utils.gradcam import (
     score_cam,
     shared_limit,
 )
-from osteo_utils.models import build
 
 LAYER_METHODS = [name for name in METHODS if name not in PIXEL_METHODS]
 # Few passes, where that is all that a test needs.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from osteo_utils import gradcam
+from osteo_utils.saliency import gradcam
 
 # Optional, and of a library that loads OpenCV, which needs libGL of the system.
 pytest.importorskip("tf_keras_vis", reason="pip install tf-keras-vis")

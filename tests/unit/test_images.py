@@ -30,9 +30,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from osteo_utils import images
-from osteo_utils.images import ImageError, decode, fit_square, load_arrays, probe, read_image
-from osteo_utils.pixels import MAX_SIDE, own_range
+from osteo_utils.data import images
+from osteo_utils.data.images import ImageError, decode, fit_square, load_arrays, probe, read_image
+from osteo_utils.data.pixels import MAX_SIDE, own_range
 
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data/test_files"
 
@@ -606,7 +606,7 @@ def test_every_lossless_coding_gives_the_same_pixels(compressed, plain):
 
 
 def test_a_missing_decoder_is_called_by_the_name_of_its_package(tmp_path, monkeypatch):
-    from osteo_utils import dicom as reader
+    from osteo_utils.data import dicom as reader
 
     missing = ["pylibjpeg - requires pylibjpeg>=2.0 and pylibjpeg-libjpeg>=2.1"]
     absent = SimpleNamespace(is_available=False, missing_dependencies=missing)

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
-from osteo_utils import leakage
-from osteo_utils.leakage import KIN, Protocol
+from osteo_utils.chapters import leakage
+from osteo_utils.chapters.leakage import KIN, Protocol
 
 
 def record(patients=30):

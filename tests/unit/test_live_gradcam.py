@@ -13,12 +13,12 @@ import pytest
 from matplotlib import colormaps
 from PIL import Image
 
-from osteo_utils import gradcam
-from osteo_utils.images import fit_square
+from osteo_utils.data.images import fit_square
+from osteo_utils.data.novelty import REMARK, fit_novelty
 from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.novelty import REMARK, fit_novelty
 from osteo_utils.phantom import simulate_knee
 from osteo_utils.runs import PROBABILITY_COLUMNS, RunError, write_run
+from osteo_utils.saliency import gradcam
 from osteo_utils.widgets import LiveGradCam, live_gradcam
 from osteo_utils.widgets.live_gradcam import OWN, Network, overlay
 

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from osteo_utils import locator
-from osteo_utils.images import read_image
-from osteo_utils.locator import Knee, crop_knee, hits, locate_knees, simulate_film
+from osteo_utils.chapters import locator
+from osteo_utils.chapters.locator import Knee, crop_knee, hits, locate_knees, simulate_film
+from osteo_utils.data.images import read_image
 from osteo_utils.phantom import sample_setting, simulate_knee
 
 REFERENCE = Path(__file__).parents[2] / "data" / "reference"

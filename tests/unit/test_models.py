@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from osteo_utils.models import (
+from osteo_utils.networks.models import (
     ARCHITECTURES,
     PREPROCESSING,
     _vector,
@@ -61,7 +61,7 @@ def test_flat_uint8_in_float32_probabilities_out(models, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_cam_reads_the_layer_that_the_registry_names_and_all_of_its_towers(models, name):
-    from osteo_utils.gradcam import last_conv_layer
+    from osteo_utils.saliency.gradcam import last_conv_layer
 
     last = last_conv_layer(models[name])
     assert last == next(iter(last_conv_layers(name, SIZE).values()))
@@ -328,7 +328,7 @@ def in_new_process(code, keras_home):
 
 def test_absent_imagenet_weights_say_where_they_were_looked_for(tmp_path):
     code = """
-from osteo_utils.models import build
+from osteo_utils.networks.models import build
 try:
     build("mobilenet_v2", 224, "imagenet")
 except ValueError as error:
@@ -345,7 +345,7 @@ def test_imagenet_weights_give_the_features_of_the_plain_model(tmp_path):
     (tmp_path / "models").symlink_to(WEIGHTS.resolve())
     code = """
 import keras, numpy as np
-from osteo_utils.models import build
+from osteo_utils.networks.models import build
 x = np.random.default_rng(0).integers(0, 255, (2, 224, 224, 1), dtype=np.uint8)
 model = build("mobilenet_v2", 224, "imagenet")
 found = keras.Model(model.input, model.get_layer("out_relu").output).predict(x, verbose=0)

@@ -4,8 +4,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from osteo_utils import novelty
-from osteo_utils.novelty import FILE, Novelty, descriptors, fit_novelty, load_novelty
+from osteo_utils.data import novelty
+from osteo_utils.data.novelty import FILE, Novelty, descriptors, fit_novelty, load_novelty
 from osteo_utils.phantom import simulate_knee
 from osteo_utils.runs import RunError
 
@@ -94,7 +94,7 @@ def test_new_knees_pass_and_other_pictures_do_not(fitted):
 
 
 def test_real_radiographs_are_unlike_phantoms(fitted, real_knees):
-    from osteo_utils.images import fit_square, read_image
+    from osteo_utils.data.images import fit_square, read_image
 
     films = [fit_square(read_image(path), 64) for path in sorted(real_knees.rglob("*.*"))[::24]]
     assert len(films) == 10

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from osteo_utils import plots
+from osteo_utils.figures import plots
 
 
 @pytest.fixture

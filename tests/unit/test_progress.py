@@ -44,7 +44,7 @@ def test_a_build_switches_progress_off(notebook, capsys, monkeypatch):
 
 def test_a_training_shows_one_bar_of_epochs(notebook, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
-    from osteo_utils.training import _Bar
+    from osteo_utils.networks.training import _Bar
 
     bar = _Bar({"model": "custom_cnn", "seed": 1})
     bar.set_params({"epochs": 2})

@@ -8,13 +8,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from osteo_utils import models, plots, reports, runs
+from osteo_utils import runs
 from osteo_utils.course import Course, split
+from osteo_utils.data.splits import PARTS, split_hash, write_split
+from osteo_utils.figures import plots, reports
 from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.models import Architecture
+from osteo_utils.networks import models
+from osteo_utils.networks.models import Architecture
 from osteo_utils.profiles import PROFILES
 from osteo_utils.runs import RunError, write_run
-from osteo_utils.splits import PARTS, split_hash, write_split
 
 SCORES = ("precision", "recall", "f1")
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from osteo_utils.audit import audit
-from osteo_utils.corpus import list_corpus
-from osteo_utils.splits import (
+from osteo_utils.data.audit import audit
+from osteo_utils.data.corpus import list_corpus
+from osteo_utils.data.splits import (
     PARTS,
     SplitError,
     check_split,

@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from osteo_utils.evaluate import scores
-from osteo_utils.gradcam import layer_cam
-from osteo_utils.models import build
+from osteo_utils.data.splits import SplitError
+from osteo_utils.networks.models import build
+from osteo_utils.networks.training import method_of
 from osteo_utils.profiles import STUDY, recipe
 from osteo_utils.registry import MODELS
 from osteo_utils.runs import RunError, differences, probabilities
-from osteo_utils.splits import SplitError
-from osteo_utils.training import method_of
+from osteo_utils.saliency.gradcam import layer_cam
+from osteo_utils.scoring.evaluate import scores
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "book"))

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from osteo_utils import models, runs, training
-from osteo_utils.images import ImageError
-from osteo_utils.models import Architecture, build
+from osteo_utils import runs
+from osteo_utils.data.images import ImageError
+from osteo_utils.data.splits import PARTS, split_hash
+from osteo_utils.networks import models, training
+from osteo_utils.networks.models import Architecture, build
 from osteo_utils.profiles import PROFILES
 from osteo_utils.runs import RunError, read_run
-from osteo_utils.splits import PARTS, split_hash
 
 SMALL = dataclasses.replace(
     PROFILES["smoke"], image_size=32, epochs=4, batch_size=8, resamples=20, precision="float32"

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from traitlets import TraitError
 
-from osteo_utils.ensembles import choose_weights
-from osteo_utils.evaluate import expected_cost
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, Run, RunError, probabilities
+from osteo_utils.scoring.ensembles import choose_weights
+from osteo_utils.scoring.evaluate import expected_cost
 from osteo_utils.widgets import DecisionExplorer, decision_explorer
 from osteo_utils.widgets.decision_explorer import with_intervals
 

@@ -86,7 +86,7 @@ function inspectWebp(bytes) {
 }
 
 // Whether the EXIF chunk of a WebP gives an orientation other than upright: tag 0x0112, one number of
-// 16 bits, 2 to 8. As osteo_utils.images._orientation; XMP turns nothing.
+// 16 bits, 2 to 8. As osteo_utils.data.images._orientation; XMP turns nothing.
 function isTurned(bytes, view) {
   let at = 12;
   while (at + 8 < bytes.length && ascii(bytes, at, 4) !== "EXIF") {
@@ -189,7 +189,7 @@ export function readsPixelsTruly() {
 
 // --------------------------------------------------------------------------- to a square of pixels
 
-// Whole-number weights of one axis, as osteo_utils.images._weights: for each target pixel the
+// Whole-number weights of one axis, as osteo_utils.data.images._weights: for each target pixel the
 // source pixels that it draws on. Each row sums to `total`.
 function axisWeights(side, size) {
   const rows = [];
@@ -289,7 +289,7 @@ export function classMaps(features, places, kernel) {
   });
 }
 
-// Distance of a film from those of the training, as osteo_utils.novelty: its cells of a coarse grid,
+// Distance of a film from those of the training, as osteo_utils.data.novelty: its cells of a coarse grid,
 // standardised, with contrast and brightness, and their Mahalanobis distance.
 export function noveltyScore(picture, { mean, precision, side }) {
   const cells = [...fitSquare(picture, side)];

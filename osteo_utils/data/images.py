@@ -23,7 +23,15 @@ import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError
 from scipy.sparse import csr_array
 
-from osteo_utils.pixels import MAX_SIDE, Grey, ImageError, between, check_size, own_range, to_grey
+from osteo_utils.data.pixels import (
+    MAX_SIDE,
+    Grey,
+    ImageError,
+    between,
+    check_size,
+    own_range,
+    to_grey,
+)
 from osteo_utils.progress import progress
 from osteo_utils.store import replace_file, source_digest
 
@@ -97,7 +105,9 @@ def examine(data: bytes, name: object = "image") -> tuple[ImageFacts, Grey]:
         if not data:
             raise ImageError(name, "an image file", "0 bytes", "Download or export it again.")
         if _is_dicom(data):
-            from osteo_utils.dicom import read_dicom  # slow to import; most readers never need it
+            from osteo_utils.data.dicom import (
+                read_dicom,  # slow to import; most readers never need it
+            )
 
             kind = "DICOM"
             mode, grey = read_dicom(name, data)

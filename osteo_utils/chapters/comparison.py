@@ -19,8 +19,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from osteo_utils.course import Course, fitting_runs, train_seeds
-from osteo_utils.ensembles import HOW, PAIRS, How, ensemble_predictions, published_key
-from osteo_utils.evaluate import (
+from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.networks.models import ARCHITECTURES, get_architecture
+from osteo_utils.runs import Run, RunError, probabilities
+from osteo_utils.scoring.ensembles import HOW, PAIRS, How, ensemble_predictions, published_key
+from osteo_utils.scoring.evaluate import (
     IF_CALIBRATED,
     ece_if_calibrated,
     holm,
@@ -32,9 +35,6 @@ from osteo_utils.evaluate import (
     weighted_scores,
     wilson,
 )
-from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.models import ARCHITECTURES, get_architecture
-from osteo_utils.runs import Run, RunError, probabilities
 
 Floats = npt.NDArray[np.float64]
 Kind = Literal["single", "fusion", "pair", "ensemble", "baseline"]

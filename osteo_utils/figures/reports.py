@@ -17,12 +17,12 @@ from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from osteo_utils import plots
 from osteo_utils.course import Course, arrays, reference_scores, scores_by_seed, split, train_seeds
+from osteo_utils.data.splits import split_hash
+from osteo_utils.figures import plots
 from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.models import get_architecture, last_conv_layers
+from osteo_utils.networks.models import get_architecture, last_conv_layers
 from osteo_utils.runs import Run, RunError, probabilities
-from osteo_utils.splits import split_hash
 
 if TYPE_CHECKING:
     import keras
@@ -258,7 +258,7 @@ def maps_or_none(
     layer: str | None = None,
 ) -> list[npt.NDArray[np.float32] | None]:
     """The raw Grad-CAM of every image for its target, None where the map is flat."""
-    from osteo_utils.gradcam import CamWarning, grad_cam
+    from osteo_utils.saliency.gradcam import CamWarning, grad_cam
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CamWarning)  # the caller sees None
@@ -430,7 +430,7 @@ def _draw_column(
 
 def show_cost(models: Mapping[str, "keras.Model"], batch_size: int = 8) -> pd.DataFrame:
     """Show `cost.cost_table` of the models in readable units, and return it."""
-    from osteo_utils.cost import cost_table
+    from osteo_utils.networks.cost import cost_table
 
     table = cost_table(models, batch_size)
     shown = pd.DataFrame(

@@ -29,7 +29,7 @@ from pydicom.uid import (
     JPEGExtended12Bit,
 )
 
-from osteo_utils.pixels import (
+from osteo_utils.data.pixels import (
     MAX_PIXELS,
     Display,
     Grey,

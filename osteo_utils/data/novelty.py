@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from osteo_utils.images import fit_square
+from osteo_utils.data.images import fit_square
 from osteo_utils.runs import RunError, write_json
 
 Floats = npt.NDArray[np.float64]

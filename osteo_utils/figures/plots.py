@@ -19,10 +19,10 @@ from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from osteo_utils.evaluate import confusion
-from osteo_utils.evaluate import reliability as calibration
 from osteo_utils.labels import CLASS_COLOURS, CLASS_NAMES
 from osteo_utils.runs import Run, probabilities
+from osteo_utils.scoring.evaluate import confusion
+from osteo_utils.scoring.evaluate import reliability as calibration
 
 CSS_DPI: Final = 96
 EXPORT_DPI: Final = 150  # sharp on a dense screen, still small on the page
@@ -96,7 +96,7 @@ def cam_grid(
     `maps` are raw and may be coarser than the images; they are stretched over them bilinearly. A
     NaN map is left out; `CamError` if all are.
     """
-    from osteo_utils.gradcam import shared_limit  # brings TensorFlow
+    from osteo_utils.saliency.gradcam import shared_limit  # brings TensorFlow
 
     top = shared_limit(*maps)
     fig, axes = _tiles(len(images), columns, side)

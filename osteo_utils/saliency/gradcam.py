@@ -40,7 +40,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from keras import Layer, Model
 
-from osteo_utils.models import last_conv_layers, registry_name
+from osteo_utils.networks.models import last_conv_layers, registry_name
 
 Maps = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

@@ -20,8 +20,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 from matplotlib.textpath import TextToPath
 
-from osteo_utils.cost import Call, Shape, calls, kernels
-from osteo_utils.models import ARCHITECTURES
+from osteo_utils.networks.cost import Call, Shape, calls, kernels
+from osteo_utils.networks.models import ARCHITECTURES
 
 FONT: Final = 8  # points
 LINE: Final = 0.145  # height of a line of text

@@ -19,10 +19,10 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import t as student
 
-from osteo_utils.evaluate import SMALLEST, balanced_accuracy
+from osteo_utils.data.splits import PARTS, make_split
 from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.models import seeded
-from osteo_utils.splits import PARTS, make_split
+from osteo_utils.networks.models import seeded
+from osteo_utils.scoring.evaluate import SMALLEST, balanced_accuracy
 from osteo_utils.store import replace_file
 
 Ints = npt.NDArray[np.int64]

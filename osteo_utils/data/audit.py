@@ -18,11 +18,12 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
-from osteo_utils import copies, evaluate
-from osteo_utils.evaluate import interval_ends, mean_recall, multiplicities, wilson
-from osteo_utils.images import THREADS, Grey, ImageError, decoder, read_image
+from osteo_utils.data import copies
+from osteo_utils.data.images import THREADS, Grey, ImageError, decoder, read_image
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.progress import progress
+from osteo_utils.scoring import evaluate
+from osteo_utils.scoring.evaluate import interval_ends, mean_recall, multiplicities, wilson
 from osteo_utils.store import replace_file, source_digest
 
 # Correlation of detail after registration. The most similar of all pairs of 210 different real

@@ -17,22 +17,22 @@ from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
-from osteo_utils.audit import read_audit
+from osteo_utils.data.audit import read_audit
+from osteo_utils.data.splits import PARTS, read_split, split_hash
 from osteo_utils.escape import markdown
-from osteo_utils.evaluate import (
+from osteo_utils.figures.reports import beside_calibrated, with_interval
+from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.networks.models import ARCHITECTURES, get_architecture
+from osteo_utils.profiles import get_profile
+from osteo_utils.runs import Run, model_digest, probabilities, read_run
+from osteo_utils.saliency.gradcam import METHODS, TITLES
+from osteo_utils.scoring.evaluate import (
     IF_CALIBRATED,
     TEMPERATURES,
     bootstrap,
     temperature,
     tempered,
 )
-from osteo_utils.gradcam import METHODS, TITLES
-from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.models import ARCHITECTURES, get_architecture
-from osteo_utils.profiles import get_profile
-from osteo_utils.reports import beside_calibrated, with_interval
-from osteo_utils.runs import Run, model_digest, probabilities, read_run
-from osteo_utils.splits import PARTS, read_split, split_hash
 from osteo_utils.store import replace_file
 
 # Columns of saliency.csv; `run` is `model_digest` of the network that was measured.

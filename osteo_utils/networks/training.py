@@ -36,12 +36,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from osteo_utils.evaluate import bootstrap
-from osteo_utils.fingerprint import network_digests, plain
-from osteo_utils.images import load_arrays
+from osteo_utils.data.images import load_arrays
+from osteo_utils.data.novelty import fit_novelty
+from osteo_utils.data.splits import PARTS, split_identity
 from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.models import Architecture, Weights, Width, build, get_architecture
-from osteo_utils.novelty import fit_novelty
+from osteo_utils.networks.fingerprint import network_digests, plain
+from osteo_utils.networks.models import Architecture, Weights, Width, build, get_architecture
 from osteo_utils.profiles import Profile
 from osteo_utils.progress import progress, watched
 from osteo_utils.runs import (
@@ -60,7 +60,7 @@ from osteo_utils.runs import (
     write_json,
     write_run,
 )
-from osteo_utils.splits import PARTS, split_identity
+from osteo_utils.scoring.evaluate import bootstrap
 from osteo_utils.store import locked, replace_file
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]

@@ -32,7 +32,7 @@ from PIL import Image, ImageOps
 from scipy.special import ndtr, ndtri
 from tqdm import tqdm
 
-from osteo_utils.images import THREADS, ImageError, ImageFacts, decoder, probe, read_bytes
+from osteo_utils.data.images import THREADS, ImageError, ImageFacts, decoder, probe, read_bytes
 from osteo_utils.labels import (
     CLASS_NAMES,
     OSTEOPENIA_BELOW,

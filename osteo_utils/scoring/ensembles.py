@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.optimize import minimize
 
-from osteo_utils.evaluate import SMALLEST
 from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, Run, RunError, probabilities
+from osteo_utils.scoring.evaluate import SMALLEST
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

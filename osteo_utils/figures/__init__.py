@@ -1,0 +1,1 @@
+"""Plots, diagrams of networks, and what every architecture chapter shows."""

@@ -1,0 +1,1 @@
+"""The architectures, how they are trained, what identifies and what they cost."""

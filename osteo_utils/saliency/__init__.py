@@ -1,0 +1,1 @@
+"""Saliency maps: which parts of a film a network's answer rests on."""
