@@ -8,8 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from osteo_utils.profiles import get_profile, recipe
-from osteo_utils.registry import MEMBERS, MODELS
+from osteo_utils.registry import ARCHITECTURES, get_profile, recipe
 
 PROFILE, CORPUS = config["profile"], config["corpus"]
 BUILD = f"build/{config['name']}/{PROFILE}"
@@ -56,10 +55,10 @@ TRAINED = {
     "13_densenet121": ["densenet121"],
     "14_mobilenetv2": ["mobilenet_v2", "custom_cnn"],
     "15_late_fusion": ["late_fusion", "vgg16", "inception_v3"],
-    "16_nine_pairs": MODELS,
-    "17_comparison": MODELS,
-    "18_where_does_it_look": MODELS,
-    "19_can_you_trust_a_heatmap": MODELS,
+    "16_nine_pairs": list(ARCHITECTURES),
+    "17_comparison": list(ARCHITECTURES),
+    "18_where_does_it_look": list(ARCHITECTURES),
+    "19_can_you_trust_a_heatmap": list(ARCHITECTURES),
     "22_try_your_own": OFFERED,
 }
 
@@ -86,12 +85,12 @@ def runs_of(models):
 def started_from(wildcards):
     if recipe(get_profile(PROFILE), wildcards.model).weights != "members":
         return []
-    return [f"{BUILD}/trained/{member}-seed{wildcards.seed}.txt" for member in MEMBERS[wildcards.model]]
+    return [f"{BUILD}/trained/{member}-seed{wildcards.seed}.txt" for member in ARCHITECTURES[wildcards.model].members]
 
 
 wildcard_constraints:
     chapter="|".join(CHAPTERS),
-    model="|".join(MODELS),
+    model="|".join(ARCHITECTURES),
 
 
 rule book:

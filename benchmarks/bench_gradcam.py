@@ -19,7 +19,8 @@ import numpy as np
 from tf_keras_vis.gradcam import Gradcam
 from xplique.attributions import GradCAM
 
-from osteo_utils.networks.models import get_architecture
+from osteo_utils.networks.models import BACKBONES
+from osteo_utils.registry import get_architecture
 from osteo_utils.saliency.gradcam import grad_cam
 
 ROUNDS = 7
@@ -34,7 +35,7 @@ def seconds(work: Callable[[], object]) -> float:
 def network(name: str, size: int) -> keras.Model:
     keras.utils.set_random_seed(0)
     images = keras.Input((size, size, 3))
-    maps = get_architecture(name).backbone(images, None, 1.0)
+    maps = BACKBONES[name](images, None, 1.0)
     pooled = keras.layers.GlobalAveragePooling2D()(maps)
     model = keras.Model(images, keras.layers.Dense(3, kernel_initializer="ones")(pooled))
     for layer in model.layers:  # else the maps of an untrained network are flat

@@ -15,7 +15,8 @@ os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OM
 import keras
 import numpy as np
 
-from osteo_utils.networks.models import ARCHITECTURES, build, get_architecture
+from osteo_utils.networks.models import build
+from osteo_utils.registry import ARCHITECTURES, get_architecture
 
 BATCH = 16
 

@@ -22,8 +22,7 @@ import pandas as pd
 from ipywidgets.embed import dependency_state, embed_data
 from playwright.sync_api import Page, sync_playwright
 
-from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.networks.models import ARCHITECTURES
+from osteo_utils.registry import ARCHITECTURES, CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, Run
 from osteo_utils.widgets import CamExplorer, DecisionExplorer, PhantomExplorer, Stack
 

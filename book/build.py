@@ -23,8 +23,7 @@ from typing import Any
 
 from osteo_utils.course import Course, listed, open_course
 from osteo_utils.data.corpus import CorpusError, corpus_name, listing_digest
-from osteo_utils.profiles import PROFILES, get_profile, recipe
-from osteo_utils.registry import MODELS
+from osteo_utils.registry import ARCHITECTURES, PROFILES, get_profile, recipe
 from osteo_utils.runs import differences, run_digest, settings_of
 from osteo_utils.store import replace_file
 
@@ -132,7 +131,7 @@ def update_stamps(fitting: Sequence[Path], folder: Path) -> None:
 
 def missing_stamps(profile: str, folder: Path) -> list[Path]:
     """The stamps that the whole book needs and that are not there: those runs are to be trained."""
-    each = {model: recipe(get_profile(profile), model).seeds for model in MODELS}
+    each = {model: recipe(get_profile(profile), model).seeds for model in ARCHITECTURES}
     wanted = [stamp_of(folder, m, f"seed{seed}") for m, seeds in each.items() for seed in seeds]
     return [stamp for stamp in wanted if not stamp.exists()]
 

@@ -9,9 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-from osteo_utils.networks.models import ARCHITECTURES
 from osteo_utils.networks.training import method_of
-from osteo_utils.profiles import get_profile, recipe
+from osteo_utils.registry import ARCHITECTURES, get_profile, recipe
 from osteo_utils.store import replace_file
 
 

@@ -23,8 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from osteo_utils.data.splits import PARTS, SplitError, read_split, split_identity, write_split
-from osteo_utils.profiles import STUDY, Profile, recipe
-from osteo_utils.registry import MEMBERS, MODELS
+from osteo_utils.registry import ARCHITECTURES, STUDY, Profile, recipe
 from osteo_utils.runs import (
     PROBABILITY_COLUMNS,
     Run,
@@ -92,7 +91,8 @@ def train_side_by_side(
     started: dict[str, Future[int]] = {}
 
     def process(model: str) -> int:
-        if any(started[member].result() for member in MEMBERS.get(model, ()) if member in started):
+        members = ARCHITECTURES[model].members
+        if any(started[member].result() for member in members if member in started):
             return 1
         command = [sys.executable, __file__, "one", str(inputs), str(runs), model]
         command += ["--seeds", *map(str, seeds)]
@@ -100,7 +100,8 @@ def train_side_by_side(
             return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
 
     with ThreadPoolExecutor(jobs) as pool:
-        for model in sorted(models, key=MEMBERS.__contains__):  # members first: they never wait
+        # Fusions last, so that no member waits for a free worker.
+        for model in sorted(models, key=lambda model: bool(ARCHITECTURES[model].members)):
             started[model] = pool.submit(process, model)
     if failed := [model for model, code in started.items() if code.result()]:
         raise SystemExit(f"{', '.join(failed)}: not finished, see the logs in {runs}")
@@ -128,7 +129,7 @@ def train_one(
 
 def keep_maps(run: Run, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> None:
     """Write layer-CAM maps of the class each of twelve test films is given, coarse and fine."""
-    from osteo_utils.networks.models import last_conv_layers
+    from osteo_utils.registry import last_conv_layers
 
     model = run.model()
     rows = np.concatenate([np.flatnonzero(labels == c)[:FILMS_A_CLASS] for c in np.unique(labels)])
@@ -190,7 +191,7 @@ def collect(inputs: Path, runs: Path, out: Path, study: Profile = STUDY) -> None
     _, split = read_inputs(inputs)
     wanted = [
         (model, seed, run_folder(runs, "simulated", STUDY.name, model, seed))
-        for model in MODELS
+        for model in ARCHITECTURES
         for seed in study.seeds
     ]
     whole = [fitting_run(*each, split, study) for each in wanted if is_complete(each[2])]
@@ -281,7 +282,8 @@ def main() -> None:
             command.add_argument("--seeds", type=int, nargs="+", default=list(STUDY.seeds))
         if step == "train":
             jobs = max(1, (os.cpu_count() or 1) // 2)
-            command.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+            every = list(ARCHITECTURES)
+            command.add_argument("--models", nargs="+", choices=every, default=every)
             command.add_argument("--jobs", type=int, default=jobs)
     asked = vars(parser.parse_args())
     work: dict[str, Callable[..., None]] = {

@@ -25,8 +25,8 @@ from osteo_utils import course
 from osteo_utils.data.images import Grey, ImageError, ImageFacts, examine, fit_square
 from osteo_utils.data.novelty import FILE, Novelty, load_novelty
 from osteo_utils.inference import map_layers
-from osteo_utils.networks.models import get_architecture
 from osteo_utils.phantom import simulate_knee
+from osteo_utils.registry import get_architecture
 from osteo_utils.runs import Run, RunError, read_run
 from osteo_utils.saliency.gradcam import (
     METHODS,

@@ -19,7 +19,7 @@ from report import Picture, Section
 from osteo_utils.cli import NOTICE
 from osteo_utils.data.images import Grey, ImageError, fit_square
 from osteo_utils.escape import markdown, spreadsheet
-from osteo_utils.labels import CLASS_NAMES, OSTEOPENIA_BELOW, OSTEOPOROSIS_AT_OR_BELOW
+from osteo_utils.registry import CLASS_NAMES, OSTEOPENIA_BELOW, OSTEOPOROSIS_AT_OR_BELOW
 from osteo_utils.runs import RunError
 from osteo_utils.saliency.gradcam import TITLES, CamError
 from osteo_utils.widgets.cam_explorer import COLOURS

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from osteo_utils import __version__
 from osteo_utils.escape import printable, spreadsheet
-from osteo_utils.profiles import PROFILES
-from osteo_utils.registry import MODELS
+from osteo_utils.registry import ARCHITECTURES, PROFILES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,9 +134,9 @@ prints: the findings; for a simulated corpus also how many of the planted faults
 split. A finished run is read and not trained again; a training that was stopped goes on.
 
 models: """
-        + ", ".join(MODELS[:7])
+        + ", ".join(list(ARCHITECTURES)[:7])
         + ",\n  "
-        + ", ".join(MODELS[7:])
+        + ", ".join(list(ARCHITECTURES)[7:])
         + """;
   or two joined by "+", such as vgg16+xception, for a fusion of their features.
 
@@ -356,7 +355,7 @@ def _audit(arguments: argparse.Namespace) -> Result:
 def _train(arguments: argparse.Namespace) -> Result:
     _load_keras()
     from osteo_utils.course import open_course, train_model
-    from osteo_utils.networks.models import get_architecture
+    from osteo_utils.registry import get_architecture
 
     get_architecture(arguments.model)  # a wrong name is told before a corpus is made
     course = open_course(arguments.profile, arguments.corpus, arguments.seed, arguments.runs)

@@ -32,8 +32,7 @@ from osteo_utils.data.splits import (
     split_identity,
     write_split,
 )
-from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.profiles import Profile, get_profile, recipe
+from osteo_utils.registry import CLASS_NAMES, Profile, get_profile, recipe
 from osteo_utils.runs import (
     Run,
     differences,
@@ -279,8 +278,8 @@ def train_model(course: Course, model: str, seed: int | None = None) -> Run:
 
 
 def _train(course: Course, model: str, seeds: "Sequence[int]") -> list[Run]:
-    from osteo_utils.networks.models import get_architecture
     from osteo_utils.networks.training import load_parts, train
+    from osteo_utils.registry import get_architecture
 
     settings, name = course.recipe(model), corpus_name(course.corpus)
     if settings.weights == "members":

@@ -20,10 +20,9 @@ from PIL import Image
 
 from osteo_utils.data.novelty import REMARK, SIDE, Novelty, fit_novelty
 from osteo_utils.figures.plots import SALIENCY_CMAP
-from osteo_utils.labels import CLASS_NAMES, class_of_t_score
-from osteo_utils.networks.models import get_architecture
 from osteo_utils.networks.training import Arrays
 from osteo_utils.phantom import simulate_knee
+from osteo_utils.registry import CLASS_NAMES, class_of_t_score, get_architecture
 from osteo_utils.runs import Run, model_digest, probabilities, run_digest
 from osteo_utils.saliency.gradcam import Maps
 from osteo_utils.scoring.evaluate import wilson

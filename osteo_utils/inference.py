@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from osteo_utils.networks.models import last_conv_layers
+from osteo_utils.registry import last_conv_layers
 from osteo_utils.runs import Run
 from osteo_utils.saliency.gradcam import last_conv_layer, layer_candidates
 

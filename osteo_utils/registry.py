@@ -1,11 +1,348 @@
-"""What is known of the networks without Keras, for whoever must not wait for it."""
+"""Facts of the course in their one home, free of Keras: classes, profiles, architectures."""
 
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
 
-# In the order of the chapters, in which every table and figure names them.
-MODELS: Final = (
-    *("custom_cnn", "alexnet", "vgg16", "vgg19", "resnet50", "inception_v3", "xception"),
-    *("densenet121", "mobilenet_v2", "late_fusion"),
+import numpy as np
+import numpy.typing as npt
+
+CLASS_NAMES: Final = ("Normal", "Osteopenia", "Osteoporosis")
+
+# Blue, orange and reddish purple of Okabe & Ito (2008): distinct with any colour-vision deficiency.
+CLASS_COLOURS: Final = {"Normal": "#0072B2", "Osteopenia": "#E69F00", "Osteoporosis": "#CC79A7"}
+
+# World Health Organization, Technical Report Series 843 (1994): T-scores in standard deviations.
+OSTEOPENIA_BELOW: Final = -1.0
+OSTEOPOROSIS_AT_OR_BELOW: Final = -2.5
+
+
+def class_of_t_score(t_score: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Class index of each T-score by the WHO thresholds (WHO Technical Report Series 843, 1994).
+
+    Normal at or above -1.0, Osteopenia between, Osteoporosis at or below -2.5. Any shape in,
+    the same shape out. Raises `ValueError` for a T-score that is not a finite number.
+    """
+    t = np.asarray(t_score, dtype=float)
+    if not np.isfinite(t).all():
+        raise ValueError(f"T-scores: expected finite numbers, found {t[~np.isfinite(t)][:3]}")
+    return (t < OSTEOPENIA_BELOW).astype(np.int64) + (t <= OSTEOPOROSIS_AT_OR_BELOW)
+
+
+def class_index(name: str) -> int:
+    """Index of a class name, whatever its case and surrounding space; `ValueError` if unknown."""
+    key = name.strip().casefold()
+    for index, known in enumerate(CLASS_NAMES):
+        if known.casefold() == key:
+            return index
+    raise ValueError(f"class name: expected one of {', '.join(CLASS_NAMES)}, found {name!r}")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Settings of one profile; sizes in pixels, patients have two knees each."""
+
+    name: str
+    patients: int
+    corpus_size: int  # side of the phantom radiographs on disk
+    image_size: int  # side of what the networks see
+    epochs: int  # from scratch, or of fine-tuning
+    batch_size: int
+    seeds: tuple[int, ...]  # training seeds of each model
+    resamples: int  # bootstrap resamples behind each interval
+    weights: Literal["imagenet", "members"] | None  # members: a fusion starts from their runs
+    precision: Literal["float32", "mixed_bfloat16"]
+    head_epochs: int = 40  # of the first stage of transfer, on cached features
+    for_tests: bool = False  # its numbers mean nothing; what is missing is trained unasked
+    training_time: str = "hours"  # of all networks, in words
+    width: Literal["thin", "published"] = "thin"
+    patience: int = 0  # epochs without a lower loss before the rate falls; 0: it falls by a plan
+    replaces_stale: bool = True  # a finished run that no longer fits is trained again unasked
+
+
+PROFILES: Final = {
+    "smoke": Profile(
+        *("smoke", 24, 96, 64, 2, 16, (0,), 50, None, "float32"),
+        for_tests=True,
+        training_time="some minutes",
+    ),
+    "quick": Profile(
+        *("quick", 640, 256, 96, 8, 16, (0, 1, 2), 1000, None, "float32"),
+        training_time="about half an hour on two processor cores",
+    ),
+    "full": Profile(
+        *("full", 1000, 512, 224, 30, 32, (0, 1, 2), 2000, "imagenet", "mixed_bfloat16"),
+        training_time="hours on a GPU",
+        replaces_stale=False,
+    ),
+}
+# Of the reference study, which no chapter trains: see book/study.py.
+STUDY: Final = Profile(
+    *("study", 640, 256, 128, 60, 32, (0, 1, 2), 1000, None, "float32"),
+    width="published",
+    patience=8,
+    training_time="days on two processor cores, ten minutes on a GPU",
+    replaces_stale=False,
 )
-# A fusion with a name of its own, and the backbones that it joins.
-MEMBERS: Final = {"late_fusion": ("vgg16", "inception_v3")}
+
+
+def get_profile(name: str) -> Profile:
+    """The profile of that name; `ValueError` names the choices."""
+    if name not in PROFILES:
+        raise ValueError(f"profile: expected one of {', '.join(PROFILES)}, found {name!r}")
+    return PROFILES[name]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What is particular to one architecture; sizes in pixels."""
+
+    name: str
+    title: str
+    preprocessing: str  # what the backbone expects: a key of PREPROCESSING, of a fusion several
+    channels: int  # of its input: 1 grey, 3 grey repeated
+    native_size: int
+    min_size: int
+    last_conv: str  # the layer whose maps Grad-CAM weighs
+    learning_rate: float  # peak, from scratch
+    year: int
+    paper: str  # key in book/references.bib
+    last_conv_below: tuple[int, str] = (0, "")  # on smaller images, where its maps are 1 x 1
+    parameters: int = 0  # as published, with its own classifier of 1,000 classes
+    pretrained: bool = False  # whether ImageNet weights exist
+    fine_tuned_from: str = ""  # the first layer that moves in the second stage of transfer
+    thin: float = 1.0  # share of the published width that hundreds of films can fill
+    members: tuple[str, ...] = ()  # of a fusion: the backbones whose vectors are joined
+    hidden: int = 0  # units between the vector and the logits
+    # By profile, in what its training differs from the profile. Those of quick: what two cores
+    # can train within the time of a build (measured; see benchmarks/bench_training.py).
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+
+
+def get_architecture(name: str) -> Architecture:
+    """The architecture of that name, or the fusion of "a+b"; `ValueError` names the choices."""
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    if "+" in name:
+        return fusion(*name.split("+"))
+    raise ValueError(f"model: expected one of {', '.join(ARCHITECTURES)}, found {name!r}")
+
+
+def fusion(*members: str) -> Architecture:
+    """Feature-level fusion: the pooled vectors of several backbones joined before the classifier.
+
+    The layers of each member carry its name as a prefix. `ValueError` for fewer than two members,
+    the same one twice, or a member that is itself a fusion.
+    """
+    parts = [get_architecture(member) for member in members]
+    if len(set(members)) < 2 or len(set(members)) < len(members) or any(p.members for p in parts):
+        raise ValueError(f"fusion: expected two or more different backbones, found {members}")
+    return Architecture(
+        name="+".join(members),
+        title=" + ".join(part.title for part in parts) + " (fused)",
+        preprocessing=", ".join(part.preprocessing for part in parts),
+        channels=parts[0].channels,
+        native_size=max(part.native_size for part in parts),
+        min_size=max(part.min_size for part in parts),
+        last_conv=f"{members[0]}_{parts[0].last_conv}",
+        learning_rate=min(part.learning_rate for part in parts),
+        year=max(part.year for part in parts),
+        paper=parts[0].paper,
+        pretrained=all(part.pretrained for part in parts),
+        members=members,
+        hidden=256,
+    )
+
+
+def last_conv_layers(name: str, image_size: int | None = None) -> dict[str, str]:
+    """The layer that Grad-CAM weighs, by branch: one entry, or one for each member of a fusion.
+
+    `image_size` in pixels, if not native: on small images the last maps of some networks shrink to
+    one value, and an earlier layer takes their place.
+    """
+    architecture = get_architecture(name)
+    if not architecture.members:
+        return {name: _last_conv(architecture, image_size)}
+    return {m: f"{m}_{_last_conv(get_architecture(m), image_size)}" for m in architecture.members}
+
+
+def _last_conv(architecture: Architecture, image_size: int | None) -> str:
+    below, layer = architecture.last_conv_below
+    small = image_size is not None and image_size < below
+    return layer if small else architecture.last_conv
+
+
+_ONCE: Final[dict[str, Any]] = {"seeds": (0,)}
+_ONCE_BF16: Final = _ONCE | {"precision": "mixed_bfloat16"}
+_FROM_MEMBERS: Final = {"weights": "members", "head_epochs": 20}
+
+_SINGLE: Final = (
+    Architecture(
+        name="custom_cnn",
+        title="Custom CNN",
+        preprocessing="0..1",
+        channels=1,
+        native_size=128,
+        min_size=32,
+        last_conv="block5_relu",
+        learning_rate=2e-3,
+        year=2015,
+        paper="ioffe2015",
+    ),
+    Architecture(
+        name="alexnet",
+        title="AlexNet",
+        preprocessing="0..1",
+        channels=3,
+        native_size=227,
+        min_size=67,
+        last_conv="conv5_relu",
+        learning_rate=2e-3,
+        thin=0.25,
+        year=2012,
+        paper="krizhevsky2012",
+        parameters=62_378_344,
+        recipes={"quick": _ONCE},
+    ),
+    Architecture(
+        name="vgg16",
+        title="VGG16",
+        preprocessing="bgr",
+        channels=3,
+        native_size=224,
+        min_size=32,
+        last_conv="block5_conv3",
+        learning_rate=1.5e-4,
+        year=2014,
+        paper="simonyan2015",
+        parameters=138_357_544,
+        pretrained=True,
+        fine_tuned_from="block5_conv1",
+        recipes={"quick": _ONCE_BF16 | {"image_size": 64, "epochs": 5}},
+    ),
+    Architecture(
+        name="vgg19",
+        title="VGG19",
+        preprocessing="bgr",
+        channels=3,
+        native_size=224,
+        min_size=32,
+        last_conv="block5_conv4",
+        learning_rate=1.5e-4,
+        year=2014,
+        paper="simonyan2015",
+        parameters=143_667_240,
+        pretrained=True,
+        fine_tuned_from="block5_conv1",
+        recipes={"quick": _ONCE_BF16 | {"image_size": 64, "epochs": 5}},
+    ),
+    Architecture(
+        name="resnet50",
+        title="ResNet50",
+        preprocessing="bgr",
+        channels=3,
+        native_size=224,
+        min_size=32,
+        last_conv="conv5_block3_out",
+        learning_rate=1.5e-3,
+        year=2015,
+        paper="he2016",
+        parameters=25_636_712,
+        pretrained=True,
+        fine_tuned_from="conv5_block1_1_conv",
+        recipes={"quick": _ONCE | {"image_size": 64}},
+    ),
+    Architecture(
+        name="inception_v3",
+        title="InceptionV3",
+        preprocessing="-1..1",
+        channels=3,
+        native_size=299,
+        min_size=75,
+        last_conv="mixed10",
+        last_conv_below=(107, "mixed7"),
+        learning_rate=3e-3,
+        year=2015,
+        paper="szegedy2016",
+        parameters=23_851_784,
+        pretrained=True,
+        fine_tuned_from="mixed8",
+        recipes={"quick": _ONCE | {"image_size": 80, "epochs": 6}},
+    ),
+    Architecture(
+        name="xception",
+        title="Xception",
+        preprocessing="-1..1",
+        channels=3,
+        native_size=299,
+        min_size=71,
+        last_conv="block14_sepconv2_act",
+        learning_rate=2e-3,
+        year=2017,
+        paper="chollet2017",
+        parameters=22_910_480,
+        pretrained=True,
+        fine_tuned_from="block13_sepconv1_act",
+        recipes={"quick": _ONCE | {"image_size": 72, "epochs": 4}},
+    ),
+    Architecture(
+        name="densenet121",
+        title="DenseNet121",
+        preprocessing="imagenet",
+        channels=3,
+        native_size=224,
+        min_size=32,
+        last_conv="relu",
+        learning_rate=2e-3,
+        year=2017,
+        paper="huang2017",
+        parameters=8_062_504,
+        pretrained=True,
+        fine_tuned_from="conv5_block1_0_bn",
+        recipes={"quick": _ONCE | {"image_size": 64, "epochs": 7}},
+    ),
+    Architecture(
+        name="mobilenet_v2",
+        title="MobileNetV2",
+        preprocessing="-1..1",
+        channels=3,
+        native_size=224,
+        min_size=32,
+        last_conv="out_relu",
+        learning_rate=5e-3,
+        thin=0.35,
+        year=2018,
+        paper="sandler2018",
+        parameters=3_538_984,
+        pretrained=True,
+        fine_tuned_from="block_14_expand",
+        recipes={"quick": _ONCE | {"epochs": 12}},
+    ),
+)
+# In the order of the chapters, in which every table and figure names them.
+ARCHITECTURES: Final = {architecture.name: architecture for architecture in _SINGLE}
+ARCHITECTURES["late_fusion"] = replace(
+    fusion("vgg16", "inception_v3"),
+    name="late_fusion",
+    title="Late Fusion",
+    learning_rate=8e-4,  # between those of its members: VGG16 bears no more, InceptionV3 needs it
+    recipes={
+        "quick": _ONCE_BF16 | _FROM_MEMBERS | {"image_size": 75, "epochs": 1},
+        "study": _FROM_MEMBERS,
+    },
+)
+
+
+def recipe(profile: Profile, model: str) -> Profile:
+    """The profile with the image size, epochs, seeds and precision that this model needs in it.
+
+    No network sees images below its least size. A fusion of two backbones, "a+b", sees the larger
+    images of the two. `ValueError` for an unknown model.
+    """
+    architecture = get_architecture(model)
+    changes: dict[str, Any] = {"image_size": max(profile.image_size, architecture.min_size)}
+    changes |= architecture.recipes.get(profile.name, {})
+    if model not in ARCHITECTURES:
+        sizes = [recipe(profile, member).image_size for member in architecture.members]
+        changes["image_size"] = max(sizes)
+    return replace(profile, **changes)

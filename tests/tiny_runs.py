@@ -12,8 +12,8 @@ import pandas as pd
 from osteo_utils.course import Course, split
 from osteo_utils.data.corpus import corpus_name
 from osteo_utils.data.splits import split_identity
-from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.networks.training import method_of
+from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, Run, run_folder, settings_of, write_run
 from osteo_utils.scoring.evaluate import bootstrap
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from osteo_utils.data.audit import SAME_IMAGE, Audit, audit, counts
 from osteo_utils.data.corpus import list_corpus
-from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.registry import CLASS_NAMES
 
 
 def findings(report: Audit) -> pd.DataFrame:

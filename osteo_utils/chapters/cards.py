@@ -21,9 +21,7 @@ from osteo_utils.data.audit import read_audit
 from osteo_utils.data.splits import PARTS, read_split, split_hash
 from osteo_utils.escape import markdown
 from osteo_utils.figures.reports import beside_calibrated, with_interval
-from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.networks.models import ARCHITECTURES, get_architecture
-from osteo_utils.profiles import get_profile
+from osteo_utils.registry import ARCHITECTURES, CLASS_NAMES, get_architecture, get_profile
 from osteo_utils.runs import Run, model_digest, probabilities, read_run
 from osteo_utils.saliency.gradcam import METHODS, TITLES
 from osteo_utils.scoring.evaluate import (

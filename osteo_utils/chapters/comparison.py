@@ -19,8 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from osteo_utils.course import Course, fitting_runs, train_seeds
-from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.networks.models import ARCHITECTURES, get_architecture
+from osteo_utils.registry import ARCHITECTURES, CLASS_NAMES, get_architecture
 from osteo_utils.runs import Run, RunError, probabilities
 from osteo_utils.scoring.ensembles import HOW, PAIRS, How, ensemble_predictions, published_key
 from osteo_utils.scoring.evaluate import (
@@ -154,7 +153,7 @@ def counterpart(published_name: str) -> str:
     if published_key(published_name) not in known:
         raise ValueError(
             f"published result: expected one of {', '.join(known.values())}, found "
-            f"{published_name!r}; name it as models.ARCHITECTURES or ensembles.PAIRS do"
+            f"{published_name!r}; name it as registry.ARCHITECTURES or ensembles.PAIRS do"
         )
     return known[published_key(published_name)]
 

@@ -20,8 +20,8 @@ import pandas as pd
 from scipy.stats import t as student
 
 from osteo_utils.data.splits import PARTS, make_split
-from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.networks.models import seeded
+from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.scoring.evaluate import SMALLEST, balanced_accuracy
 from osteo_utils.store import replace_file
 

@@ -20,8 +20,8 @@ from sklearn.tree import DecisionTreeClassifier
 
 from osteo_utils.data import copies
 from osteo_utils.data.images import THREADS, Grey, ImageError, decoder, read_image
-from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.progress import progress
+from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.scoring import evaluate
 from osteo_utils.scoring.evaluate import interval_ends, mean_recall, multiplicities, wilson
 from osteo_utils.store import replace_file, source_digest

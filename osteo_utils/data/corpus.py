@@ -33,14 +33,14 @@ from scipy.special import ndtr, ndtri
 from tqdm import tqdm
 
 from osteo_utils.data.images import THREADS, ImageError, ImageFacts, decoder, probe, read_bytes
-from osteo_utils.labels import (
+from osteo_utils.progress import progress, watched
+from osteo_utils.registry import (
     CLASS_NAMES,
     OSTEOPENIA_BELOW,
     OSTEOPOROSIS_AT_OR_BELOW,
+    Profile,
     class_of_t_score,
 )
-from osteo_utils.profiles import Profile
-from osteo_utils.progress import progress, watched
 from osteo_utils.store import make_folder, replace_file, rows_digest, source_digest
 
 # The phantom loads much of SciPy, so only those functions import it that draw one.

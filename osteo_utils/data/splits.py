@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.store import replace_file, rows_digest
 
 PARTS: Final = ("train", "validation", "test")

@@ -21,7 +21,7 @@ from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 from matplotlib.textpath import TextToPath
 
 from osteo_utils.networks.cost import Call, Shape, calls, kernels
-from osteo_utils.networks.models import ARCHITECTURES
+from osteo_utils.registry import ARCHITECTURES
 
 FONT: Final = 8  # points
 LINE: Final = 0.145  # height of a line of text

@@ -19,7 +19,7 @@ from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from osteo_utils.labels import CLASS_COLOURS, CLASS_NAMES
+from osteo_utils.registry import CLASS_COLOURS, CLASS_NAMES
 from osteo_utils.runs import Run, probabilities
 from osteo_utils.scoring.evaluate import confusion
 from osteo_utils.scoring.evaluate import reliability as calibration

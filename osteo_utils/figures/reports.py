@@ -20,8 +20,7 @@ from matplotlib.figure import Figure
 from osteo_utils.course import Course, arrays, reference_scores, scores_by_seed, split, train_seeds
 from osteo_utils.data.splits import split_hash
 from osteo_utils.figures import plots
-from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.networks.models import get_architecture, last_conv_layers
+from osteo_utils.registry import CLASS_NAMES, get_architecture, last_conv_layers
 from osteo_utils.runs import Run, RunError, probabilities
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -19,8 +18,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from osteo_utils.labels import CLASS_NAMES
-from osteo_utils.registry import MEMBERS
+from osteo_utils.registry import CLASS_NAMES, Architecture, get_architecture
 
 Tensor = Any  # a symbolic tensor of whichever backend Keras runs on
 # "unloaded" is the network that ImageNet's weights are for, before they are loaded.
@@ -45,31 +43,6 @@ PREPROCESSING: Final[dict[str, tuple[Any, Any]]] = {
 
 def _pooled(maps: Tensor, width: float) -> Tensor:
     return layers.GlobalAveragePooling2D(name="pooled")(maps)
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What is particular to one architecture; sizes in pixels."""
-
-    name: str
-    title: str
-    backbone: Callable[[Tensor, Weights, float], Tensor]  # images, weights, width to feature maps
-    preprocessing: str  # what the backbone expects: a key of PREPROCESSING, of a fusion several
-    channels: int  # of its input: 1 grey, 3 grey repeated
-    native_size: int
-    min_size: int
-    last_conv: str  # the layer whose maps Grad-CAM weighs
-    learning_rate: float  # peak, from scratch
-    year: int
-    paper: str  # key in book/references.bib
-    last_conv_below: tuple[int, str] = (0, "")  # on smaller images, where its maps are 1 x 1
-    parameters: int = 0  # as published, with its own classifier of 1,000 classes
-    pretrained: bool = False  # whether ImageNet weights exist
-    fine_tuned_from: str = ""  # the first layer that moves in the second stage of transfer
-    summary: Callable[[Tensor, float], Tensor] = _pooled  # feature maps, width to one vector
-    thin: float = 1.0  # share of the published width that hundreds of films can fill
-    members: tuple[str, ...] = ()  # of a fusion: the backbones whose vectors are joined
-    hidden: int = 0  # units between the vector and the logits
 
 
 def build(
@@ -121,67 +94,13 @@ def seeded(seed: int) -> Iterator[None]:
         random.setstate(before)
 
 
-def get_architecture(name: str) -> Architecture:
-    """The architecture of that name, or the fusion of "a+b"; `ValueError` names the choices."""
-    if name in ARCHITECTURES:
-        return ARCHITECTURES[name]
-    if "+" in name:
-        return fusion(*name.split("+"))
-    raise ValueError(f"model: expected one of {', '.join(ARCHITECTURES)}, found {name!r}")
+def _of_members(x: Tensor, weights: Weights, width: float) -> Tensor:
+    raise NotImplementedError("a fusion has no backbone of its own: build its members")
 
 
 def registry_name(model_name: str) -> str:
     """The name by which `get_architecture` knows a model that `build` has made."""
     return model_name.replace(_JOINT, "+")
-
-
-def fusion(*members: str) -> Architecture:
-    """Feature-level fusion: the pooled vectors of several backbones joined before the classifier.
-
-    The layers of each member carry its name as a prefix. `ValueError` for fewer than two members,
-    the same one twice, or a member that is itself a fusion.
-    """
-    parts = [get_architecture(member) for member in members]
-    if len(set(members)) < 2 or len(set(members)) < len(members) or any(p.members for p in parts):
-        raise ValueError(f"fusion: expected two or more different backbones, found {members}")
-    return Architecture(
-        name="+".join(members),
-        title=" + ".join(part.title for part in parts) + " (fused)",
-        backbone=_of_members,
-        preprocessing=", ".join(part.preprocessing for part in parts),
-        channels=parts[0].channels,
-        native_size=max(part.native_size for part in parts),
-        min_size=max(part.min_size for part in parts),
-        last_conv=f"{members[0]}_{parts[0].last_conv}",
-        learning_rate=min(part.learning_rate for part in parts),
-        year=max(part.year for part in parts),
-        paper=parts[0].paper,
-        pretrained=all(part.pretrained for part in parts),
-        members=members,
-        hidden=256,
-    )
-
-
-def last_conv_layers(name: str, image_size: int | None = None) -> dict[str, str]:
-    """The layer that Grad-CAM weighs, by branch: one entry, or one for each member of a fusion.
-
-    `image_size` in pixels, if not native: on small images the last maps of some networks shrink to
-    one value, and an earlier layer takes their place.
-    """
-    architecture = get_architecture(name)
-    if not architecture.members:
-        return {name: _last_conv(architecture, image_size)}
-    return {m: f"{m}_{_last_conv(get_architecture(m), image_size)}" for m in architecture.members}
-
-
-def _last_conv(architecture: Architecture, image_size: int | None) -> str:
-    below, layer = architecture.last_conv_below
-    small = image_size is not None and image_size < below
-    return layer if small else architecture.last_conv
-
-
-def _of_members(x: Tensor, weights: Weights, width: float) -> Tensor:
-    raise NotImplementedError("a fusion has no backbone of its own: build its members")
 
 
 def _check(architecture: Architecture, image_size: int, weights: Weights, width: Width) -> None:
@@ -225,8 +144,8 @@ def _vector(architecture: Architecture, x: Tensor, weights: Weights, published: 
         ready = _preprocess(x, architecture, weights)
         width = 1.0 if published else architecture.thin
         with _explained_download(architecture.title):
-            maps = architecture.backbone(ready, weights, width)
-        return architecture.summary(maps, width)
+            maps = BACKBONES[architecture.name](ready, weights, width)
+        return SUMMARIES.get(architecture.name, _pooled)(maps, width)
     vectors = [_prefixed(get_architecture(m), x, weights, published) for m in architecture.members]
     return layers.Concatenate(name="fused")(vectors)
 
@@ -406,156 +325,16 @@ def _policy(name: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def _registry(*architectures: Architecture) -> dict[str, Architecture]:
-    return {architecture.name: architecture for architecture in architectures}
-
-
-ARCHITECTURES: Final = _registry(
-    Architecture(
-        name="custom_cnn",
-        title="Custom CNN",
-        backbone=_custom_cnn,
-        preprocessing="0..1",
-        channels=1,
-        native_size=128,
-        min_size=32,
-        last_conv="block5_relu",
-        learning_rate=2e-3,
-        year=2015,
-        paper="ioffe2015",
-    ),
-    Architecture(
-        name="alexnet",
-        title="AlexNet",
-        backbone=_alexnet,
-        summary=_alexnet_summary,
-        preprocessing="0..1",
-        channels=3,
-        native_size=227,
-        min_size=67,
-        last_conv="conv5_relu",
-        learning_rate=2e-3,
-        thin=0.25,
-        year=2012,
-        paper="krizhevsky2012",
-        parameters=62_378_344,
-    ),
-    Architecture(
-        name="vgg16",
-        title="VGG16",
-        backbone=_vgg("VGG16"),
-        preprocessing="bgr",
-        channels=3,
-        native_size=224,
-        min_size=32,
-        last_conv="block5_conv3",
-        learning_rate=1.5e-4,
-        year=2014,
-        paper="simonyan2015",
-        parameters=138_357_544,
-        pretrained=True,
-        fine_tuned_from="block5_conv1",
-    ),
-    Architecture(
-        name="vgg19",
-        title="VGG19",
-        backbone=_vgg("VGG19"),
-        preprocessing="bgr",
-        channels=3,
-        native_size=224,
-        min_size=32,
-        last_conv="block5_conv4",
-        learning_rate=1.5e-4,
-        year=2014,
-        paper="simonyan2015",
-        parameters=143_667_240,
-        pretrained=True,
-        fine_tuned_from="block5_conv1",
-    ),
-    Architecture(
-        name="resnet50",
-        title="ResNet50",
-        backbone=_application("ResNet50"),
-        preprocessing="bgr",
-        channels=3,
-        native_size=224,
-        min_size=32,
-        last_conv="conv5_block3_out",
-        learning_rate=1.5e-3,
-        year=2015,
-        paper="he2016",
-        parameters=25_636_712,
-        pretrained=True,
-        fine_tuned_from="conv5_block1_1_conv",
-    ),
-    Architecture(
-        name="inception_v3",
-        title="InceptionV3",
-        backbone=_application("InceptionV3"),
-        preprocessing="-1..1",
-        channels=3,
-        native_size=299,
-        min_size=75,
-        last_conv="mixed10",
-        last_conv_below=(107, "mixed7"),
-        learning_rate=3e-3,
-        year=2015,
-        paper="szegedy2016",
-        parameters=23_851_784,
-        pretrained=True,
-        fine_tuned_from="mixed8",
-    ),
-    Architecture(
-        name="xception",
-        title="Xception",
-        backbone=_application("Xception"),
-        preprocessing="-1..1",
-        channels=3,
-        native_size=299,
-        min_size=71,
-        last_conv="block14_sepconv2_act",
-        learning_rate=2e-3,
-        year=2017,
-        paper="chollet2017",
-        parameters=22_910_480,
-        pretrained=True,
-        fine_tuned_from="block13_sepconv1_act",
-    ),
-    Architecture(
-        name="densenet121",
-        title="DenseNet121",
-        backbone=_application("DenseNet121"),
-        preprocessing="imagenet",
-        channels=3,
-        native_size=224,
-        min_size=32,
-        last_conv="relu",
-        learning_rate=2e-3,
-        year=2017,
-        paper="huang2017",
-        parameters=8_062_504,
-        pretrained=True,
-        fine_tuned_from="conv5_block1_0_bn",
-    ),
-    Architecture(
-        name="mobilenet_v2",
-        title="MobileNetV2",
-        backbone=_mobilenet_v2,
-        preprocessing="-1..1",
-        channels=3,
-        native_size=224,
-        min_size=32,
-        last_conv="out_relu",
-        learning_rate=5e-3,
-        thin=0.35,
-        year=2018,
-        paper="sandler2018",
-        parameters=3_538_984,
-        pretrained=True,
-        fine_tuned_from="block_14_expand",
-    ),
-)
-# A rate between those of its members: VGG16 bears no more, InceptionV3 needs as much.
-ARCHITECTURES["late_fusion"] = replace(
-    fusion(*MEMBERS["late_fusion"]), name="late_fusion", title="Late Fusion", learning_rate=8e-4
-)
+# What builds the feature maps of each architecture, and what sums them up to one vector.
+BACKBONES: Final[dict[str, Callable[[Tensor, Weights, float], Tensor]]] = {
+    "custom_cnn": _custom_cnn,
+    "alexnet": _alexnet,
+    "vgg16": _vgg("VGG16"),
+    "vgg19": _vgg("VGG19"),
+    "resnet50": _application("ResNet50"),
+    "inception_v3": _application("InceptionV3"),
+    "xception": _application("Xception"),
+    "densenet121": _application("DenseNet121"),
+    "mobilenet_v2": _mobilenet_v2,
+}
+SUMMARIES: Final[dict[str, Callable[[Tensor, float], Tensor]]] = {"alexnet": _alexnet_summary}

@@ -39,11 +39,10 @@ import pandas as pd
 from osteo_utils.data.images import load_arrays
 from osteo_utils.data.novelty import fit_novelty
 from osteo_utils.data.splits import PARTS, split_identity
-from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.networks.fingerprint import network_digests, plain
-from osteo_utils.networks.models import Architecture, Weights, Width, build, get_architecture
-from osteo_utils.profiles import Profile
+from osteo_utils.networks.models import Weights, Width, build
 from osteo_utils.progress import progress, watched
+from osteo_utils.registry import CLASS_NAMES, Architecture, Profile, get_architecture
 from osteo_utils.runs import (
     PROBABILITY_COLUMNS,
     Run,

@@ -40,7 +40,8 @@ import numpy.typing as npt
 import tensorflow as tf
 from keras import Layer, Model
 
-from osteo_utils.networks.models import last_conv_layers, registry_name
+from osteo_utils.networks.models import registry_name
+from osteo_utils.registry import last_conv_layers
 
 Maps = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -268,7 +269,7 @@ def by_branch(
     """The maps of every branch of a fused model, all for the same target.
 
     `layers` names a layer for each title, by default those of a model of the registry
-    (`models.last_conv_layers`), a fusion of two backbones included. `options` go to the method.
+    (`registry.last_conv_layers`), a fusion of two backbones included. `options` go to the method.
     """
     if layers is None:
         _check_model(model)
@@ -397,10 +398,11 @@ def last_conv_layer(model: Model) -> str:
     """Name of the layer that a CAM reads unless told otherwise.
 
     Of a model of the registry it is the one that the registry names for its size, of a fusion that
-    of the first branch (`models.last_conv_layers`; `by_branch` reads all): in VGG, as Selvaraju et
-    al. 2017 did, the last convolution and not the coarser pooling behind it, in a small InceptionV3
-    the last maps that are larger than 1 x 1 and joined from all towers. Of any other model it is
-    simply the last layer with feature maps, which with parallel branches is one of them: name it.
+    of the first branch (`registry.last_conv_layers`; `by_branch` reads all): in VGG, as Selvaraju
+    et al. 2017 did, the last convolution and not the coarser pooling behind it, in a small
+    InceptionV3 the last maps that are larger than 1 x 1 and joined from all towers. Of any other
+    model it is simply the last layer with feature maps, which with parallel branches is one of
+    them: name it.
     """
     names = layer_candidates(model)
     if not names:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.optimize import minimize
 
-from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, Run, RunError, probabilities
 from osteo_utils.scoring.evaluate import SMALLEST
 
@@ -27,7 +27,7 @@ How = Literal["soft", "weighted", "stacked", "majority"]
 
 HOW: Final[tuple[How, ...]] = ("soft", "weighted", "stacked", "majority")
 
-# In the order of data/published_summary.csv; names as in `models.ARCHITECTURES`.
+# In the order of data/published_summary.csv; names as in `registry.ARCHITECTURES`.
 PAIRS: Final = (
     ("vgg16", "vgg19"),
     ("inception_v3", "xception"),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import traitlets
 from matplotlib import colormaps
 
-from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.widgets.base import css, esm
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def cam_stacks(
 
     `films` are what each model takes, (n, size, size, 1) in its own size; `methods` keys of
     `gradcam.METHODS`; `layers` maps the title of a model to its layers, by the title that each is
-    shown with (`models.last_conv_layers` gives those of a fusion), else the last one is taken.
+    shown with (`registry.last_conv_layers` gives those of a fusion), else the last one is taken.
     """
     from osteo_utils.saliency.gradcam import PIXEL_METHODS, last_conv_layer
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import traitlets
 
-from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import Run
 from osteo_utils.scoring.ensembles import Aligned, Floats, Ints, aligned, choose_weights, soft_vote
 from osteo_utils.scoring.evaluate import ORDINAL_COST, confusion, design_effect, wilson

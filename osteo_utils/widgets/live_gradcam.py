@@ -20,8 +20,8 @@ from PIL import Image
 
 from osteo_utils.data.images import Grey, ImageError, decode, fit_square
 from osteo_utils.data.novelty import FILE, REMARK, Novelty, load_novelty
-from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.phantom import simulate_knee
+from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import RunError, load_model, read_run
 from osteo_utils.widgets.cam_explorer import COLOURS, SIGNED_COLOURS
 
@@ -213,7 +213,7 @@ def _load(folder: Path) -> Network:
 
 def _layers(network: Network) -> list[tuple[str, str]]:
     """Titles and names: where each branch is usually looked at, then all others, last first."""
-    from osteo_utils.networks.models import last_conv_layers
+    from osteo_utils.registry import last_conv_layers
     from osteo_utils.saliency.gradcam import layer_candidates
 
     usual = list(last_conv_layers(network.name, network.size).values())

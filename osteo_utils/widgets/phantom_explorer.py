@@ -10,9 +10,9 @@ import numpy.typing as npt
 import traitlets
 from scipy.ndimage import map_coordinates
 
-from osteo_utils.labels import CLASS_NAMES, class_of_t_score
 from osteo_utils.phantom import knee as phantom
 from osteo_utils.phantom.knee import FIELD_MM, MASKS, Anatomy, Array, Layers, Mask, Setting
+from osteo_utils.registry import CLASS_NAMES, class_of_t_score
 from osteo_utils.widgets.base import css, esm
 
 T_SCORES: Final = np.arange(-50, 21) / 10

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from snakemake.common.configfile import load_configfile
 
-from osteo_utils.networks.models import ARCHITECTURES
-from osteo_utils.profiles import get_profile, recipe
+from osteo_utils.registry import ARCHITECTURES, get_profile, recipe
 from osteo_utils.runs import run_digest
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from osteo_utils.networks.training import method_of
-from osteo_utils.profiles import PROFILES
+from osteo_utils.registry import PROFILES
 
 JAX = """
 import sys

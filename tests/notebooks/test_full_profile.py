@@ -20,8 +20,8 @@ from smoke import CHAPTERS, NOTEBOOKS
 
 from osteo_utils import course
 from osteo_utils.networks import cost
-from osteo_utils.networks.models import ARCHITECTURES, build, last_conv_layers
-from osteo_utils.profiles import get_profile, recipe
+from osteo_utils.networks.models import build
+from osteo_utils.registry import ARCHITECTURES, get_profile, last_conv_layers, recipe
 
 FULL = get_profile("full")
 FILMS = 9

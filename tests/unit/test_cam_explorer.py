@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.widgets import CamExplorer, Stack
 from osteo_utils.widgets.cam_explorer import OUTLINE, picture_of, share_of
 

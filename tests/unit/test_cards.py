@@ -23,7 +23,7 @@ from osteo_utils.chapters.cards import (
 )
 from osteo_utils.data.audit import Audit, write_audit
 from osteo_utils.data.splits import split_hash, write_split
-from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, RunError, model_digest, read_run, write_run
 from osteo_utils.saliency.gradcam import METHODS
 from osteo_utils.scoring.evaluate import bootstrap, temperature, tempered

@@ -22,9 +22,8 @@ from osteo_utils.chapters.comparison import (
     scoreboard,
 )
 from osteo_utils.course import open_course
-from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.networks import cost
-from osteo_utils.networks.models import ARCHITECTURES
+from osteo_utils.registry import ARCHITECTURES, CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, Run, RunError, probabilities
 from osteo_utils.scoring.evaluate import bootstrap, holm, paired_difference
 

@@ -37,9 +37,8 @@ from osteo_utils.data.corpus import (
     unpack,
 )
 from osteo_utils.data.images import ImageFacts, read_image
-from osteo_utils.labels import CLASS_NAMES, class_of_t_score
 from osteo_utils.phantom import MASKS
-from osteo_utils.profiles import get_profile
+from osteo_utils.registry import CLASS_NAMES, class_of_t_score, get_profile
 from osteo_utils.store import rows_digest
 
 COLUMNS = ["path", "label", "patient", "site", "side", "format", "extension", "mode", "width"]

@@ -28,7 +28,7 @@ from osteo_utils.data import audit
 from osteo_utils.data.corpus import IMAGE_FOLDER, films_digest, list_corpus, read_truth
 from osteo_utils.data.splits import split_hash, write_split
 from osteo_utils.networks import training
-from osteo_utils.profiles import get_profile
+from osteo_utils.registry import get_profile
 
 import build
 

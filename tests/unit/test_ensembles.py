@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
 
-from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import PREDICTION_COLUMNS, PROBABILITY_COLUMNS, Run, RunError, probabilities
 from osteo_utils.scoring import ensembles
 from osteo_utils.scoring.ensembles import (

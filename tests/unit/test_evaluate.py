@@ -6,7 +6,7 @@ import pytest
 from sklearn import metrics
 from statsmodels.stats.proportion import proportion_confint
 
-from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.scoring.evaluate import (
     TEMPERATURES,
     balanced_accuracy,

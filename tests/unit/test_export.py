@@ -13,8 +13,8 @@ from PIL import Image
 
 from osteo_utils import export
 from osteo_utils.data.novelty import Novelty, fit_novelty
-from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.networks.models import build
+from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, model_digest, read_run, run_digest, write_run
 from osteo_utils.saliency.gradcam import grad_cam
 from osteo_utils.scoring.evaluate import wilson

@@ -3,10 +3,11 @@
 import keras
 import pytest
 from keras import layers, ops
+from tiny_networks import register
 
 from osteo_utils.networks import models
 from osteo_utils.networks.fingerprint import describe, network_digests, plain
-from osteo_utils.networks.models import Architecture, build
+from osteo_utils.networks.models import build
 
 
 def tiny(filters=8, activation="relu", branch=False):
@@ -19,11 +20,11 @@ def tiny(filters=8, activation="relu", branch=False):
             x = layers.Conv2D(filters, 3, padding="same")(x)
         return layers.Add()([first, x]) if branch else x
 
-    return Architecture("tiny", "Tiny", backbone, "0..1", 1, 32, 8, "conv2d", 1e-2, 2026, "nobody")
+    return backbone
 
 
-def digests(monkeypatch, architecture, seed=0):
-    monkeypatch.setitem(models.ARCHITECTURES, "tiny", architecture)
+def digests(monkeypatch, backbone, seed=0):
+    register(monkeypatch, backbone)
     return network_digests(build("tiny", 32, seed=seed))
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from osteo_utils.data.images import fit_square
 from osteo_utils.data.novelty import REMARK, fit_novelty
-from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.phantom import simulate_knee
+from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, RunError, write_run
 from osteo_utils.saliency import gradcam
 from osteo_utils.widgets import LiveGradCam, live_gradcam

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import random
 import subprocess
@@ -9,17 +10,16 @@ import numpy as np
 import pytest
 from keras import layers
 
-from osteo_utils.networks.models import (
+from osteo_utils.networks.models import PREPROCESSING, _vector, alexnet_maps, alexnet_vector, build
+from osteo_utils.registry import (
     ARCHITECTURES,
-    PREPROCESSING,
-    _vector,
-    alexnet_maps,
-    alexnet_vector,
-    build,
+    PROFILES,
+    STUDY,
+    Profile,
     get_architecture,
     last_conv_layers,
+    recipe,
 )
-from osteo_utils.profiles import PROFILES, RECIPES, recipe
 
 DATA = Path(os.environ.get("OSTEO_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 WEIGHTS = DATA / "keras_models"
@@ -202,8 +202,12 @@ def test_every_profile_has_images_that_every_network_takes(profile):
         assert 0 in own.seeds
 
 
-def test_recipes_name_architectures():
-    assert {name for each in RECIPES.values() for name in each} <= set(ARCHITECTURES)
+def test_recipes_are_of_profiles_and_change_their_settings():
+    settings = {field.name for field in dataclasses.fields(Profile)}
+    for architecture in ARCHITECTURES.values():
+        assert set(architecture.recipes) <= {*PROFILES, STUDY.name}
+        assert all(set(changes) <= settings for changes in architecture.recipes.values())
+        recipe(STUDY, architecture.name)
 
 
 def test_vgg_from_scratch_keeps_the_signal_and_what_differs_between_images(models):

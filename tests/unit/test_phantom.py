@@ -14,7 +14,6 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from osteo_utils.labels import class_of_t_score
 from osteo_utils.phantom import (
     MARKER_STYLES,
     MASKS,
@@ -25,6 +24,7 @@ from osteo_utils.phantom import (
     sample_setting,
     simulate_knee,
 )
+from osteo_utils.registry import class_of_t_score
 
 PLAIN = Setting(noise=0.0)
 BODY = Anatomy()

@@ -6,8 +6,8 @@ import zlib
 import numpy as np
 import pytest
 
-from osteo_utils.labels import class_of_t_score
 from osteo_utils.phantom.knee import MASKS, Anatomy, Layers, Setting, knee_layers, simulate_knee
+from osteo_utils.registry import class_of_t_score
 from osteo_utils.widgets import PhantomExplorer
 
 SEED = 3

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from osteo_utils import course as module
-from osteo_utils.profiles import PROFILES
+from osteo_utils.registry import PROFILES
 
 
 def test_a_new_profile_says_itself_how_long_its_training_takes(tmp_path, capsys, monkeypatch):

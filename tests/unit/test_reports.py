@@ -7,15 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from tiny_networks import register
 
 from osteo_utils import runs
 from osteo_utils.course import Course, split
 from osteo_utils.data.splits import PARTS, split_hash, write_split
 from osteo_utils.figures import plots, reports
-from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.networks import models
-from osteo_utils.networks.models import Architecture
-from osteo_utils.profiles import PROFILES
+from osteo_utils.registry import CLASS_NAMES, PROFILES
 from osteo_utils.runs import RunError, write_run
 
 SCORES = ("precision", "recall", "f1")
@@ -27,8 +26,7 @@ def backbone(x, weights, width):
 
 @pytest.fixture(autouse=True)
 def tiny_architecture(monkeypatch):
-    tiny = Architecture("tiny", "Tiny", backbone, "0..1", 1, 32, 8, "last", 1e-2, 2026, "nobody")
-    monkeypatch.setitem(models.ARCHITECTURES, "tiny", tiny)
+    register(monkeypatch, backbone, last_conv="last")
 
 
 @pytest.fixture

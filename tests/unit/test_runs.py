@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from osteo_utils.labels import CLASS_NAMES
 from osteo_utils.networks.fingerprint import network_digests
 from osteo_utils.networks.models import build
+from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import (
     RunError,
     installed_versions,

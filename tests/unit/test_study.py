@@ -13,8 +13,7 @@ import pytest
 from osteo_utils.data.splits import SplitError
 from osteo_utils.networks.models import build
 from osteo_utils.networks.training import method_of
-from osteo_utils.profiles import STUDY, recipe
-from osteo_utils.registry import MODELS
+from osteo_utils.registry import ARCHITECTURES, STUDY, recipe
 from osteo_utils.runs import RunError, differences, probabilities
 from osteo_utils.saliency.gradcam import layer_cam
 from osteo_utils.scoring.evaluate import scores
@@ -62,14 +61,14 @@ def test_shipped_intervals_are_those_of_the_shipped_predictions(predictions, shi
 
 
 def test_every_network_is_there_with_its_seeds(records):
-    seeds = {name: [] for name in MODELS}
+    seeds = {name: [] for name in ARCHITECTURES}
     for record in records:
         seeds[record["model"]].append(record["seed"])
     assert seeds.pop("late_fusion") == [0, 1]
     assert set(map(tuple, seeds.values())) == {STUDY.seeds}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_shipped_run_is_of_the_network_and_the_recipe_of_today(records, name):
     method = method_of(name, recipe(STUDY, name))
     assert method.pop("plateau") == {"warm_up_epochs": 5, "falls": 1, "to": 0.1}  # as then

@@ -8,13 +8,14 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from tiny_networks import register
 
-from osteo_utils import runs
+from osteo_utils import registry, runs
 from osteo_utils.data.images import ImageError
 from osteo_utils.data.splits import PARTS, split_hash
-from osteo_utils.networks import models, training
-from osteo_utils.networks.models import Architecture, build
-from osteo_utils.profiles import PROFILES
+from osteo_utils.networks import training
+from osteo_utils.networks.models import build
+from osteo_utils.registry import PROFILES
 from osteo_utils.runs import RunError, read_run
 
 SMALL = dataclasses.replace(
@@ -30,18 +31,13 @@ def tiny_architecture(monkeypatch):
         x = keras.layers.Conv2D(8, 3, strides=2)(x)
         return keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
 
-    tiny = Architecture("tiny", "Tiny", backbone, "0..1", 1, 32, 8, "conv2d", 1e-2, 2026, "nobody")
-    monkeypatch.setitem(models.ARCHITECTURES, "tiny", tiny)
+    register(monkeypatch, backbone)
 
 
-def wider():
+def wider(x, weights, width):
     """The tiny architecture as a reader may change it: one filter more."""
-
-    def backbone(x, weights, width):
-        x = keras.layers.Conv2D(9, 3, strides=2)(x)
-        return keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
-
-    return dataclasses.replace(models.ARCHITECTURES["tiny"], backbone=backbone)
+    x = keras.layers.Conv2D(9, 3, strides=2)(x)
+    return keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
 
 
 @pytest.fixture(scope="module")
@@ -445,9 +441,9 @@ def pretrained(monkeypatch):
             x = keras.layers.ReLU(name=f"relu{number}")(x)
         return x
 
-    tiny = Architecture("tiny", "Tiny", backbone, "0..1", 1, 32, 8, "relu2", 1e-2, 2026, "nobody")
-    tiny = dataclasses.replace(tiny, pretrained=True, fine_tuned_from="conv2")
-    monkeypatch.setitem(models.ARCHITECTURES, "tiny", tiny)
+    for name in ("tiny", "other"):
+        transfer = {"pretrained": True, "fine_tuned_from": "conv2"}
+        register(monkeypatch, backbone, name, last_conv="relu2", **transfer)
 
 
 TRANSFER = dataclasses.replace(SMALL, weights="imagenet", head_epochs=6, epochs=3)
@@ -466,14 +462,7 @@ def test_transfer_trains_the_head_first_and_then_the_upper_layers(data, pretrain
     np.testing.assert_allclose(runs.probabilities(run.predictions), again, atol=1e-5)
 
 
-@pytest.fixture
-def members(pretrained, monkeypatch):
-    """A second small backbone, and the fusion of both."""
-    other = dataclasses.replace(models.ARCHITECTURES["tiny"], name="other")
-    monkeypatch.setitem(models.ARCHITECTURES, "other", other)
-
-
-def test_a_fusion_starts_from_the_runs_of_its_members(data, members, tmp_path):
+def test_a_fusion_starts_from_the_runs_of_its_members(data, pretrained, tmp_path):
     for member in ("tiny", "other"):
         own = {"name": member, "profile": dataclasses.replace(SMALL, epochs=1)}
         train(data, tmp_path / member / "seed0", **own)
@@ -488,7 +477,7 @@ def test_a_fusion_starts_from_the_runs_of_its_members(data, members, tmp_path):
         np.testing.assert_array_equal(*(np.asarray(kernel) for kernel in kernels))
 
 
-def test_a_fusion_whose_member_has_no_run_says_which(data, members, tmp_path):
+def test_a_fusion_whose_member_has_no_run_says_which(data, pretrained, tmp_path):
     begun = dataclasses.replace(SMALL, weights="members", head_epochs=1, epochs=1)
     with pytest.raises(RunError, match=r"tiny.seed0: expected a finished run"):
         train(data, tmp_path / "fused/seed0", name="tiny+other", profile=begun)
@@ -496,7 +485,7 @@ def test_a_fusion_whose_member_has_no_run_says_which(data, members, tmp_path):
 
 def test_fine_tuning_moves_upper_convolutions_and_head_and_no_batch_norm(data, pretrained):
     model = build("tiny", 32, "imagenet")
-    training.freeze(model, models.get_architecture("tiny"))
+    training.freeze(model, registry.get_architecture("tiny"))
     before = {layer.name: layer.get_weights() for layer in model.layers}
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     model.fit(*data[0]["train"], epochs=1, verbose=0)
@@ -565,7 +554,7 @@ def test_a_network_without_imagenet_weights_is_trained_from_scratch(data, tmp_pa
 
 def test_a_fusion_fine_tunes_the_upper_layers_of_every_member():
     model = build("vgg16+mobilenet_v2", 32)
-    training.freeze(model, models.get_architecture("vgg16+mobilenet_v2"))
+    training.freeze(model, registry.get_architecture("vgg16+mobilenet_v2"))
     movable = {layer.name for layer in model.layers if layer.trainable and layer.count_params()}
     assert {"vgg16_block5_conv1", "vgg16_block5_conv3", "hidden", "logits"} <= movable
     assert {"mobilenet_v2_block_14_expand", "mobilenet_v2_Conv_1"} <= movable
@@ -577,7 +566,7 @@ def test_a_changed_network_is_refused_and_trained_again_only_when_asked(
     data, whole, tmp_path, monkeypatch, capsys
 ):
     folder = shutil.copytree(whole.folder, tmp_path / "seed0")
-    monkeypatch.setitem(models.ARCHITECTURES, "tiny", wider())
+    register(monkeypatch, wider)
     with pytest.raises(RunError, match=r"backbone: .*; parameters: expected 156, found 139"):
         train(data, folder)
     assert read_run(folder).info == whole.info
@@ -596,7 +585,7 @@ def test_a_changed_network_is_refused_and_trained_again_only_when_asked(
 def test_begun_work_of_another_network_is_thrown_away_only_when_asked(data, tmp_path, monkeypatch):
     with pytest.raises(Killed):
         train(data, tmp_path / "run", callbacks=[KillAt(2, "epoch")])
-    monkeypatch.setitem(models.ARCHITECTURES, "tiny", wider())
+    register(monkeypatch, wider)
     with pytest.raises(RunError, match=r"network\.backbone"):
         train(data, tmp_path / "run")
     assert train(data, tmp_path / "run", replace_stale=True).info["parameters"] == 156
@@ -635,7 +624,7 @@ def test_what_the_machine_had_makes_no_other_run(data, whole, monkeypatch):
     assert train(data, whole.folder).info == whole.info
 
 
-def test_a_fusion_belongs_to_the_runs_it_started_from(data, members, tmp_path):
+def test_a_fusion_belongs_to_the_runs_it_started_from(data, pretrained, tmp_path):
     short = dataclasses.replace(SMALL, epochs=1)
     for member in ("tiny", "other"):
         train(data, tmp_path / member / "seed0", name=member, profile=short)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from traitlets import TraitError
 
-from osteo_utils.labels import CLASS_NAMES
+from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, Run, RunError, probabilities
 from osteo_utils.scoring.ensembles import choose_weights
 from osteo_utils.scoring.evaluate import expected_cost

@@ -3,8 +3,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from osteo_utils.labels import CLASS_COLOURS, CLASS_NAMES, class_index, class_of_t_score
-from osteo_utils.profiles import PROFILES, get_profile, recipe
+from osteo_utils.registry import (
+    CLASS_COLOURS,
+    CLASS_NAMES,
+    PROFILES,
+    class_index,
+    class_of_t_score,
+    get_profile,
+    recipe,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,8 +68,10 @@ def test_a_fusion_of_two_sees_the_larger_images_of_the_two():
     assert recipe(smoke, "vgg16+custom_cnn") == smoke
 
 
-def test_a_profile_without_recipes_is_its_own_recipe():
-    assert recipe(replace(get_profile("smoke"), name="tiny"), "alexnet").image_size == 64
+def test_a_profile_without_recipes_changes_only_images_that_are_too_small():
+    profile = replace(get_profile("smoke"), name="tiny")
+    assert recipe(profile, "alexnet") == replace(profile, image_size=67)
+    assert recipe(replace(profile, image_size=96), "alexnet").image_size == 96
 
 
 def test_an_unknown_profile_is_refused():
