@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from osteo_utils.data.audit import audit, counts, measure_shortcuts
-from osteo_utils.data.corpus import IMAGE_FOLDER, list_corpus
+from osteo_utils.data.corpus import list_corpus
 from osteo_utils.phantom import simulate_knee
-from osteo_utils.registry import CLASS_NAMES
+from osteo_utils.registry import CLASS_NAMES, IMAGE_FOLDER
 
 COPIES = 10  # one file in so many is a copy of the one before
 

@@ -16,10 +16,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from osteo_utils.data.corpus import list_corpus, make_simulated
+from osteo_utils.data.corpus import list_corpus
 from osteo_utils.data.images import fit_square, read_image
 from osteo_utils.networks.models import build
 from osteo_utils.networks.training import features_of, head_of
+from osteo_utils.phantom.corpus import make_simulated
 
 BATCH = 64
 

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from osteo_utils.course import Course, listed, open_course
-from osteo_utils.data.corpus import CorpusError, corpus_name, listing_digest
+from osteo_utils.data.corpus import corpus_name, listing_digest
+from osteo_utils.errors import CorpusError
 from osteo_utils.registry import ARCHITECTURES, PROFILES, get_profile, recipe
 from osteo_utils.runs import differences, run_digest, settings_of
 from osteo_utils.store import replace_file

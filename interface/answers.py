@@ -22,8 +22,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from osteo_utils import course
-from osteo_utils.data.images import Grey, ImageError, ImageFacts, examine, fit_square
+from osteo_utils.data.images import Grey, ImageFacts, examine, fit_square
 from osteo_utils.data.novelty import FILE, Novelty, load_novelty
+from osteo_utils.errors import ImageError
 from osteo_utils.inference import map_layers
 from osteo_utils.phantom import simulate_knee
 from osteo_utils.registry import get_architecture

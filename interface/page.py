@@ -17,7 +17,8 @@ from answers import Answer, Film, Listed, Map, Member, Record
 from report import Picture, Section
 
 from osteo_utils.cli import NOTICE
-from osteo_utils.data.images import Grey, ImageError, fit_square
+from osteo_utils.data.images import Grey, fit_square
+from osteo_utils.errors import ImageError
 from osteo_utils.escape import markdown, spreadsheet
 from osteo_utils.registry import CLASS_NAMES, OSTEOPENIA_BELOW, OSTEOPOROSIS_AT_OR_BELOW
 from osteo_utils.runs import RunError

@@ -333,7 +333,8 @@ def _counted(name: str, files: "pd.DataFrame") -> dict[str, Any]:
 def _audit(arguments: argparse.Namespace) -> Result:
     from osteo_utils.course import audited, corpus_folder, open_course
     from osteo_utils.data.audit import audit, counts, score_against_truth, summary, write_audit
-    from osteo_utils.data.corpus import list_corpus, read_truth
+    from osteo_utils.data.corpus import list_corpus
+    from osteo_utils.phantom.corpus import read_truth
 
     if folder := arguments.out:
         root = corpus_folder(arguments.profile, arguments.corpus, arguments.runs)
@@ -669,7 +670,8 @@ def _phantoms() -> list[Film]:
 
 def _films(paths: Sequence[str | Path]) -> tuple[list[Film], int]:
     """The films that can be read, and the exit code; what is wrong with the others is told."""
-    from osteo_utils.data.images import ImageError, read_image
+    from osteo_utils.data.images import read_image
+    from osteo_utils.errors import ImageError
 
     films, code = [], 0
     for path in map(Path, paths):

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from osteo_utils.data.corpus import (
-    CorpusError,
-    corpus_info,
     corpus_name,
     corpus_path,
     films_digest,
@@ -32,6 +30,8 @@ from osteo_utils.data.splits import (
     split_identity,
     write_split,
 )
+from osteo_utils.errors import CorpusError
+from osteo_utils.phantom.corpus import corpus_info
 from osteo_utils.registry import CLASS_NAMES, Profile, get_profile, recipe
 from osteo_utils.runs import (
     Run,

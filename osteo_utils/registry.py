@@ -38,6 +38,11 @@ def class_index(name: str) -> int:
     raise ValueError(f"class name: expected one of {', '.join(CLASS_NAMES)}, found {name!r}")
 
 
+IMAGE_FOLDER: Final = "OS Collected Data"  # above the folders of the classes, as in the public set
+METADATA_COLUMNS: Final = ("path", "patient", "side", "site")
+FILM: Final = ("path", "sha256")  # what a film is, in a listing
+
+
 @dataclass(frozen=True)
 class Profile:
     """Settings of one profile; sizes in pixels, patients have two knees each."""

@@ -7,6 +7,7 @@ clears them away.
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -113,6 +114,12 @@ def rows_digest(table: "pd.DataFrame", columns: Sequence[str]) -> str:
 def source_digest(*files: str) -> str:
     """SHA-256 (hex) of these source files: the same code gives the same results."""
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
+
+
+def natural_key(path: str) -> tuple[list[tuple[int, str]], str]:
+    """Sort key in which 2 comes before 10, and case matters only between equals."""
+    pieces = re.split(r"(\d+)", path.casefold())
+    return [(int(p), "") if p.isdecimal() else (-1, p) for p in pieces], path
 
 
 def _clear_dead_parts(folder: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from osteo_utils.data.corpus import make_simulated
+from osteo_utils.phantom.corpus import make_simulated
 
 REAL_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 

@@ -24,7 +24,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.stats import rankdata
 from skimage.metrics import structural_similarity
 
-from osteo_utils.data.corpus import read_mask
+from osteo_utils.phantom.corpus import read_mask
 from osteo_utils.saliency.gradcam import Maps, class_indices, resized
 from osteo_utils.scoring.evaluate import interval_ends, multiplicities, ratio
 

@@ -33,12 +33,12 @@ from osteo_utils.data.pixels import (
     MAX_PIXELS,
     Display,
     Grey,
-    ImageError,
     between,
     check_size,
     own_range,
     to_grey,
 )
+from osteo_utils.errors import ImageError
 
 _MAX_INFLATED: Final = 4 * MAX_PIXELS  # bytes of a deflated file: more than any film has
 _NO_FRAME_HEADER: Final = (0xC4, 0xC8, 0xCC, *range(0xD0, 0xF7))  # of the markers C0 to F7

@@ -23,15 +23,8 @@ import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError
 from scipy.sparse import csr_array
 
-from osteo_utils.data.pixels import (
-    MAX_SIDE,
-    Grey,
-    ImageError,
-    between,
-    check_size,
-    own_range,
-    to_grey,
-)
+from osteo_utils.data.pixels import MAX_SIDE, Grey, between, check_size, own_range, to_grey
+from osteo_utils.errors import ImageError
 from osteo_utils.progress import progress
 from osteo_utils.store import replace_file, source_digest
 

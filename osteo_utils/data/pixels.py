@@ -1,10 +1,12 @@
-"""What all decoders share: the error, the bounds, and the way from pixel values to grey levels."""
+"""What all decoders share: the bounds and the way from pixel values to grey levels."""
 
 from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+
+from osteo_utils.errors import ImageError
 
 Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -16,13 +18,6 @@ _LEFT_OUT: Final = 1000  # one pixel in so many at each end of the range: hot an
 _BLOCK: Final = (
     2**20
 )  # pixels that are computed at a time, so that a large film needs little memory
-
-
-class ImageError(ValueError):
-    """A file that cannot be used as a radiograph: file, expected, found, what to do."""
-
-    def __init__(self, where: object, expected: str, found: object, remedy: str) -> None:
-        super().__init__(f"{where}: expected {expected}, found {found}. {remedy}")
 
 
 def check_size(name: object, width: int, height: int) -> None:

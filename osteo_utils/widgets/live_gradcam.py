@@ -18,8 +18,9 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from PIL import Image
 
-from osteo_utils.data.images import Grey, ImageError, decode, fit_square
+from osteo_utils.data.images import Grey, decode, fit_square
 from osteo_utils.data.novelty import FILE, REMARK, Novelty, load_novelty
+from osteo_utils.errors import ImageError
 from osteo_utils.phantom import simulate_knee
 from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import RunError, load_model, read_run

@@ -20,8 +20,9 @@ from tiny_runs import make_run
 
 from osteo_utils import course
 from osteo_utils.cli import NOTICE
-from osteo_utils.data.images import ImageError, decode, fit_square
+from osteo_utils.data.images import decode, fit_square
 from osteo_utils.data.novelty import FILE, REMARK, Novelty, fit_novelty
+from osteo_utils.errors import ImageError
 from osteo_utils.registry import CLASS_NAMES, last_conv_layers
 from osteo_utils.runs import RunError, probabilities, read_run
 from osteo_utils.saliency.gradcam import METHODS, grad_cam

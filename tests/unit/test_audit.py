@@ -19,8 +19,9 @@ from osteo_utils.data.audit import (
     summary,
     write_audit,
 )
-from osteo_utils.data.corpus import FAULTS, list_corpus, make_simulated, read_truth
+from osteo_utils.data.corpus import list_corpus
 from osteo_utils.phantom import sample_anatomy, sample_setting, simulate_knee
+from osteo_utils.phantom.corpus import FAULTS, make_simulated, read_truth
 
 TABLES = ("images", "pairs", "candidates", "shortcuts")
 

@@ -19,26 +19,28 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from osteo_utils.data import corpus
+from osteo_utils.data import archives, corpus
 from osteo_utils.data.corpus import (
-    FAULTS,
-    IMAGE_FOLDER,
-    CorpusError,
-    Population,
-    best_possible,
     corpus_name,
     fetch_kaggle,
     films_digest,
     list_corpus,
-    make_simulated,
     open_corpus,
-    read_mask,
-    read_truth,
     unpack,
 )
 from osteo_utils.data.images import ImageFacts, read_image
+from osteo_utils.errors import CorpusError
 from osteo_utils.phantom import MASKS
-from osteo_utils.registry import CLASS_NAMES, class_of_t_score, get_profile
+from osteo_utils.phantom import corpus as simulation
+from osteo_utils.phantom.corpus import (
+    FAULTS,
+    Population,
+    best_possible,
+    make_simulated,
+    read_mask,
+    read_truth,
+)
+from osteo_utils.registry import CLASS_NAMES, IMAGE_FOLDER, class_of_t_score, get_profile
 from osteo_utils.store import rows_digest
 
 COLUMNS = ["path", "label", "patient", "site", "side", "format", "extension", "mode", "width"]
@@ -165,7 +167,7 @@ def test_a_part_is_cut_alike_from_film_and_mask(simulated):
     """Where the film has its one bright square, the mask has it too."""
     film = np.zeros((60, 60), np.uint8)
     film[26:34, 26:34] = 255
-    cut = corpus._cut(*(Image.fromarray(film),) * 2, 0.9, np.random.default_rng(0))
+    cut = simulation._cut(*(Image.fromarray(film),) * 2, 0.9, np.random.default_rng(0))
     image, mask, detail = np.asarray(cut[0]) > 127, np.asarray(cut[1]) > 127, cut[2]
     assert detail == "to 90% of each side, then enlarged"
     assert (image != mask).mean() < 0.01
@@ -176,7 +178,7 @@ def test_the_plan_of_the_quick_corpus_never_changes():
     """Published results rest on it. Fractions are left out: their last bit may differ."""
     patients = get_profile("quick").patients
     rng = np.random.default_rng(np.random.SeedSequence(0).spawn(1)[0])
-    files = corpus._draw_files(patients, Population(), True, rng)
+    files = simulation._draw_files(patients, Population(), True, rng)
     assert files["fault"].value_counts().to_dict() == {"": 1280, **dict.fromkeys(FAULTS, 20)}
     columns = ["path", "patient", "side", "site", "label_index", "folder", "fault", "how", "source"]
     assert rows_digest(files, columns).startswith("4a8150a5a1df7d29")
@@ -672,7 +674,7 @@ def test_a_full_disk_is_told_before_unpacking(tmp_path, monkeypatch):
     archive = make_zip(tmp_path / "knees.zip", GOOD)
     needed = sum(len(data) for _, data in GOOD)
     usage = SimpleNamespace(free=needed - 1)
-    monkeypatch.setattr(corpus.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(CorpusError, match=rf"knees\.zip: expected {needed} bytes free on the disk"):
         unpack(archive, tmp_path / "home" / "knees")
     assert not nonempty(tmp_path / "home")
@@ -936,7 +938,7 @@ def test_a_download_is_held_against_the_md5_that_the_server_tells(tmp_path, serv
 
 def test_a_full_disk_is_told_before_the_download(tmp_path, server, monkeypatch):
     length = server.answers["/good"][1]
-    monkeypatch.setattr(corpus.shutil, "disk_usage", lambda _: SimpleNamespace(free=length - 1))
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: SimpleNamespace(free=length - 1))
     with pytest.raises(CorpusError, match=f"/good: expected {length:,} bytes free on the disk"):
         fetch_kaggle(tmp_path / "kaggle", server.url + "/good", COUNTS)
     assert not nonempty(tmp_path)

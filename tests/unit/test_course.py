@@ -25,10 +25,11 @@ from osteo_utils.course import (
     with_runs,
 )
 from osteo_utils.data import audit
-from osteo_utils.data.corpus import IMAGE_FOLDER, films_digest, list_corpus, read_truth
+from osteo_utils.data.corpus import films_digest, list_corpus
 from osteo_utils.data.splits import split_hash, write_split
 from osteo_utils.networks import training
-from osteo_utils.registry import get_profile
+from osteo_utils.phantom.corpus import read_truth
+from osteo_utils.registry import IMAGE_FOLDER, get_profile
 
 import build
 

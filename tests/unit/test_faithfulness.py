@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from osteo_utils.chapters import faithfulness as f
-from osteo_utils.data.corpus import CorpusError
+from osteo_utils.errors import CorpusError
 from osteo_utils.saliency.gradcam import grad_cam
 
 SIDE, N = 32, 3

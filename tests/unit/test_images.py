@@ -31,8 +31,9 @@ from pydicom.uid import (
 )
 
 from osteo_utils.data import images
-from osteo_utils.data.images import ImageError, decode, fit_square, load_arrays, probe, read_image
+from osteo_utils.data.images import decode, fit_square, load_arrays, probe, read_image
 from osteo_utils.data.pixels import MAX_SIDE, own_range
+from osteo_utils.errors import ImageError
 
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data/test_files"
 

@@ -11,8 +11,8 @@ import pytest
 from tiny_networks import register
 
 from osteo_utils import registry, runs
-from osteo_utils.data.images import ImageError
 from osteo_utils.data.splits import PARTS, split_hash
+from osteo_utils.errors import ImageError
 from osteo_utils.networks import training
 from osteo_utils.networks.models import build
 from osteo_utils.registry import PROFILES

@@ -1,0 +1,16 @@
+"""Errors that the reader can mend: where, what was expected, what was found, what to do."""
+
+
+class CourseError(ValueError):
+    """Something that the reader can mend."""
+
+    def __init__(self, where: object, expected: object, found: object, remedy: str) -> None:
+        super().__init__(f"{where}: expected {expected}, found {found}. {remedy}")
+
+
+class ImageError(CourseError):
+    """A file that cannot be used as a radiograph."""
+
+
+class CorpusError(CourseError):
+    """A corpus that cannot be used."""
