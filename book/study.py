@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from osteo_utils.data.splits import PARTS, SplitError, read_split, split_identity, write_split
+from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import ARCHITECTURES, STUDY, Profile, recipe
 from osteo_utils.runs import (
     PROBABILITY_COLUMNS,
@@ -131,7 +132,7 @@ def keep_maps(run: Run, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.in
     """Write layer-CAM maps of the class each of twelve test films is given, coarse and fine."""
     from osteo_utils.registry import last_conv_layers
 
-    model = run.model()
+    model = load_model(run)
     rows = np.concatenate([np.flatnonzero(labels == c)[:FILMS_A_CLASS] for c in np.unique(labels)])
     found: dict[str, Any] = {"rows": rows}
     for branch, layer in last_conv_layers(run.info["model"], run.info["image_size"]).items():

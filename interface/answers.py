@@ -26,6 +26,7 @@ from osteo_utils.data.images import Grey, ImageFacts, examine, fit_square
 from osteo_utils.data.novelty import FILE, Novelty, load_novelty
 from osteo_utils.errors import ImageError
 from osteo_utils.inference import map_layers
+from osteo_utils.networks.saved import load_model
 from osteo_utils.phantom import simulate_knee
 from osteo_utils.registry import get_architecture
 from osteo_utils.runs import Run, RunError, read_run
@@ -206,7 +207,7 @@ def load_member(folder: Path) -> Member:
     run = read_run(folder)
     novelty = load_novelty(folder) if (folder / FILE).exists() else None
     try:
-        return Member(run, run.model(), novelty)
+        return Member(run, load_model(run), novelty)
     except RunError:
         raise
     except Exception as error:  # a damaged archive makes Keras raise nearly anything

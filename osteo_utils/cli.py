@@ -464,7 +464,9 @@ def _explained(
     run: "Run", films: Sequence[Film], arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Make and write every map; a row for each film and branch."""
-    model, x = run.model(), _pixels(run, films)
+    from osteo_utils.networks.saved import load_model
+
+    model, x = load_model(run), _pixels(run, films)
     p = model.predict(x, verbose=0)
     called = p.argmax(axis=1)
     target = called if arguments.target is None else [CLASSES.index(arguments.target)] * len(x)
@@ -568,6 +570,7 @@ def _shown_map(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _predict(arguments: argparse.Namespace) -> Result:
     _load_keras()
+    from osteo_utils.networks.saved import load_model
     from osteo_utils.runs import PROBABILITY_COLUMNS
     from osteo_utils.scoring.ensembles import soft_vote
 
@@ -578,7 +581,7 @@ def _predict(arguments: argparse.Namespace) -> Result:
     if len(runs) == len(paths):
         raise ValueError(f"{paths[-1]}: expected radiographs after the runs, found none")
     films, code = _films([path for path in paths if not path.is_dir()])
-    members = [run.model().predict(_pixels(run, films), verbose=0) for run in runs if films]
+    members = [load_model(run).predict(_pixels(run, films), verbose=0) for run in runs if films]
     p: Any = soft_vote(members) if films else []
     rows = [
         {"file": film.path, "called": CLASSES[each.argmax()]}

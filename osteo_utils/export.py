@@ -20,6 +20,7 @@ from PIL import Image
 
 from osteo_utils.data.novelty import REMARK, SIDE, Novelty, fit_novelty
 from osteo_utils.figures.plots import SALIENCY_CMAP
+from osteo_utils.networks.saved import load_model
 from osteo_utils.networks.training import Arrays
 from osteo_utils.phantom import simulate_knee
 from osteo_utils.registry import CLASS_NAMES, class_of_t_score, get_architecture
@@ -56,7 +57,7 @@ def export_onnx(run: Run, images: npt.ArrayLike, folder: Path | str) -> Path:
     if probabilities or heatmaps differ (`TOLERANCE`, `MAP_TOLERANCE`); `AlikeError` if the
     probabilities are so alike between the images that the comparison would say nothing.
     """
-    network = with_features(run.model())
+    network = with_features(load_model(run))
     content = _converted(network, run)
     _compare(content, network, np.asarray(images), run.folder)
     name = f"{run.info['model']}-{hashlib.sha256(content).hexdigest()[:12]}.onnx"
@@ -123,7 +124,7 @@ def describe(run: Run, file: Path, novelty: Novelty | None = None) -> dict[str, 
     With `novelty` also what tells a film unlike those of the training. Everything can be written
     as JSON.
     """
-    model, info, version = run.model(), run.info, _version(run)
+    model, info, version = load_model(run), run.info, _version(run)
     test = run.predictions[run.predictions["part"] == "test"]
     logits = model.get_layer("logits")
     return {

@@ -7,8 +7,6 @@ whole.
 
 import hashlib
 import json
-import sys
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -48,10 +46,6 @@ class Run:
     predictions: pd.DataFrame  # columns PREDICTION_COLUMNS, validation and test rows
     metrics: dict[str, dict[str, dict[str, float]]]  # part -> score -> value, low, high
     history: pd.DataFrame  # one row an epoch
-
-    def model(self) -> Any:  # noqa: ANN401
-        """The trained Keras model, loaded anew at each call."""
-        return load_model(self)
 
 
 def run_folder(runs: Path, corpus: str, profile: str, model: str, seed: int) -> Path:
@@ -192,75 +186,6 @@ def read_run(folder: Path, split_hash: str | None = None) -> Run:
     predictions = _read_predictions(folder / "predictions.csv")
     metrics = _read_metrics(folder / "metrics.json")
     return Run(folder, info, predictions, metrics, _read_table(folder / "history.csv"))
-
-
-def load_model(run: Run) -> Any:  # noqa: ANN401
-    """The trained Keras model of a run: uint8 grey in, probabilities out, float32.
-
-    A network of the registry is built here, and only numbers are read from the file. Any other is
-    read from the file, layers and all, in Keras' safe mode, with a line on stderr: open such runs
-    only from people you trust. Raises `RunError` if it is damaged, or its images or answers are
-    not those of the course.
-    """
-    file = run.folder / "model.keras"
-    try:
-        return _built_by_name(run, file) or _foreign(run, file)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        if isinstance(error, RunError):
-            raise
-        raise RunError(
-            f"{file}: expected a saved Keras model, found: {error}; train again"
-        ) from error
-
-
-def _built_by_name(run: Run, file: Path) -> Any:  # noqa: ANN401
-    """The network that the registry builds under this name, if it is the one that was trained."""
-    from osteo_utils.networks.fingerprint import network_digests
-    from osteo_utils.networks.models import build
-
-    if not isinstance(known := run.info.get("network"), dict):
-        return None
-    weights: Any = "unloaded" if run.info.get("weights") == "imagenet" else None
-    try:
-        model = build(
-            *(run.info["model"], run.info["image_size"], weights, run.info["seed"]),
-            width=run.info.get("width", "thin"),
-        )
-    except ValueError:  # no network of this name or size any more
-        return None
-    if network_digests(model) != known:
-        return None
-    model.load_weights(file)
-    return model
-
-
-def _foreign(run: Run, file: Path) -> Any:  # noqa: ANN401
-    """A network as its file describes it, tried on one grey film."""
-    import keras  # here alone, so that reading results needs no network library
-
-    model = keras.models.load_model(file, compile=False, safe_mode=True)
-    if isinstance(getattr(model, "input", None), list) and len(model.inputs) == 1:
-        # So Keras 3.10 reads any single input, and then warns whenever films come without a list.
-        model = keras.Model(model.inputs[0], model.output)
-    print(
-        f"{file}: no network of this course as it is now, so its layers come from the file; "
-        "open only runs that you trained or whose maker you trust.",
-        file=sys.stderr,
-    )
-    size, classes = run.info["image_size"], len(CLASS_NAMES)
-    shapes, wanted = [model.input_shape, model.output_shape], [(size, size, 1), (classes,)]
-    if [tuple(shape[1:]) if isinstance(shape, tuple) else shape for shape in shapes] != wanted:
-        raise RunError(
-            f"{file}: expected films of {size} x {size} x 1 in and {classes} probabilities out, "
-            f"found the shapes {shapes[0]} and {shapes[1]}; train again"
-        )
-    answer = np.asarray(model.predict_on_batch(np.full((1, size, size, 1), 128, np.uint8)))
-    if not (np.isclose(answer.sum(), 1, atol=1e-3) and (answer >= 0).all()):
-        raise RunError(
-            f"{file}: expected probabilities that sum to 1, found {answer[0].tolist()} for a grey "
-            "film; end the network in a softmax and train again"
-        )
-    return model
 
 
 def probabilities(predictions: pd.DataFrame) -> npt.NDArray[np.float64]:

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from osteo_utils.course import Course, arrays, reference_scores, scores_by_seed, split, train_seeds
 from osteo_utils.data.splits import split_hash
 from osteo_utils.figures import plots
+from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import CLASS_NAMES, get_architecture, last_conv_layers
 from osteo_utils.runs import Run, RunError, probabilities
 
@@ -213,7 +214,7 @@ def show_examples(course: Course, run: Run, count: int = 3) -> pd.DataFrame:
     films = _test_films(course, run)
     chosen = choose_examples(run, count)
     layer = next(iter(last_conv_layers(run.info["model"], run.info["image_size"]).values()))
-    maps = maps_or_none(run.model(), films[chosen.index], chosen["called"].to_numpy(), layer)
+    maps = maps_or_none(load_model(run), films[chosen.index], chosen["called"].to_numpy(), layer)
     chosen["peak"] = [math.nan if cam is None else float(cam.max()) for cam in maps]
     figure = _draw_examples(films[chosen.index], maps, chosen, count)
     title = get_architecture(run.info["model"]).title

@@ -41,6 +41,7 @@ from osteo_utils.data.novelty import fit_novelty
 from osteo_utils.data.splits import PARTS, split_identity
 from osteo_utils.networks.fingerprint import network_digests, plain
 from osteo_utils.networks.models import Weights, Width, build
+from osteo_utils.networks.saved import load_model
 from osteo_utils.progress import progress, watched
 from osteo_utils.registry import CLASS_NAMES, Architecture, Profile, get_architecture
 from osteo_utils.runs import (
@@ -181,7 +182,7 @@ def _take_members(model: keras.Model, folder: Path, settings: Mapping[str, Any])
     joined = model.get_layer("fused").input
     for member, vector in zip(get_architecture(settings["model"]).members, joined, strict=True):
         run = read_run(member_folder(folder, member), settings["split_hash"])
-        trained = run.model()
+        trained = load_model(run)
         below = keras.Model(trained.input, trained.get_layer("dropout").input)
         keras.Model(model.input, vector).set_weights(below.get_weights())
 

@@ -21,9 +21,10 @@ from PIL import Image
 from osteo_utils.data.images import Grey, decode, fit_square
 from osteo_utils.data.novelty import FILE, REMARK, Novelty, load_novelty
 from osteo_utils.errors import ImageError
+from osteo_utils.networks.saved import load_model
 from osteo_utils.phantom import simulate_knee
 from osteo_utils.registry import CLASS_NAMES
-from osteo_utils.runs import RunError, load_model, read_run
+from osteo_utils.runs import RunError, read_run
 from osteo_utils.widgets.cam_explorer import COLOURS, SIGNED_COLOURS
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from tiny_runs import make_run
 
 from osteo_utils.cli import NOTICE
 from osteo_utils.data.images import decode, fit_square
+from osteo_utils.networks.saved import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,7 +95,7 @@ def test_films_through_the_input_get_the_answers_of_keras(app, run, visit):
         [float(row.locator("td").last.inner_text()) for row in table.locator("tbody tr").all()]
         for table in answered.all()
     ]
-    np.testing.assert_allclose(shown, run.model().predict(x, verbose=0), atol=6e-4)
+    np.testing.assert_allclose(shown, load_model(run).predict(x, verbose=0), atol=6e-4)
 
     images = page.get_by_role("img").filter(visible=True)
     expect(images.and_(page.locator("[alt*='Grad-CAM for']"))).to_have_count(2, timeout=60_000)

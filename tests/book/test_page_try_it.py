@@ -20,6 +20,7 @@ from unit.test_images import (
 
 from osteo_utils.data.images import decode, fit_square
 from osteo_utils.data.novelty import Novelty
+from osteo_utils.networks.saved import load_model
 from osteo_utils.runs import read_run
 from osteo_utils.saliency.gradcam import grad_cam, resized
 
@@ -41,7 +42,7 @@ def index(html):
 @pytest.fixture(scope="module")
 def networks(index):
     """The Keras models that the page offers, in its order, read from their run folders."""
-    return [read_run(RUNS / facts["name"] / "seed0").model() for facts in index["models"]]
+    return [load_model(read_run(RUNS / facts["name"] / "seed0")) for facts in index["models"]]
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ class Nowhere:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Nowhere())
 from osteo_utils.course import open_course, train_model
+from osteo_utils.networks.saved import load_model
 run = train_model(open_course('smoke', runs=sys.argv[1]), 'custom_cnn')
-model = run.model()
+model = load_model(run)
 assert run.info['versions']['backend'] == 'jax' and 'tensorflow' not in sys.modules
 assert all(layer.supports_jit for layer in model.layers)  # else it goes operation by operation
 print(run.info['network'])

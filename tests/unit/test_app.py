@@ -23,6 +23,7 @@ from osteo_utils.cli import NOTICE
 from osteo_utils.data.images import decode, fit_square
 from osteo_utils.data.novelty import FILE, REMARK, Novelty, fit_novelty
 from osteo_utils.errors import ImageError
+from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import CLASS_NAMES, last_conv_layers
 from osteo_utils.runs import RunError, probabilities, read_run
 from osteo_utils.saliency.gradcam import METHODS, grad_cam
@@ -68,7 +69,7 @@ def probability(folder, data):
     """What Keras says of a file, the long way round."""
     run = read_run(folder)
     x = fit_square(decode(data), run.info["image_size"])[None, ..., None]
-    return run.model().predict(x, verbose=0)[0]
+    return load_model(run).predict(x, verbose=0)[0]
 
 
 # ---------------------------------------------------------------------------------------------

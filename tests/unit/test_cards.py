@@ -23,6 +23,7 @@ from osteo_utils.chapters.cards import (
 )
 from osteo_utils.data.audit import Audit, write_audit
 from osteo_utils.data.splits import split_hash, write_split
+from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, RunError, model_digest, read_run, write_run
 from osteo_utils.saliency.gradcam import METHODS
@@ -268,7 +269,7 @@ def test_saliency_of_a_model_is_measured_or_said_not_to_be(folder):
 def test_figures_of_an_earlier_training_are_refused(folder):
     assert write_cards(folder, folder / "cards")
     run = read_run(folder / "custom_cnn" / "seed1")  # the one that was measured
-    model = run.model()
+    model = load_model(run)
     model.layers[-1].bias.assign([1.0, 0.0, 0.0])
     model.save(run.folder / "model.keras")
     with pytest.raises(CardError, match=r"'saliency'.*another training.*run chapter 19 again"):

@@ -18,6 +18,7 @@ from osteo_utils.data.corpus import corpus_name
 from osteo_utils.data.images import fit_square, read_image
 from osteo_utils.data.novelty import fit_novelty
 from osteo_utils.networks import models
+from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, write_run
 from osteo_utils.saliency import gradcam
@@ -303,7 +304,7 @@ def test_evaluate_refuses_runs_of_two_splits(perfect, make_run, failing):
 
 def answers(run, paths):
     x = np.stack([fit_square(read_image(path), 32) for path in paths])[..., None]
-    return run.model().predict(x, verbose=0)
+    return load_model(run).predict(x, verbose=0)
 
 
 def test_predict_is_what_the_model_says(perfect, films, tmp_path, call):
@@ -449,7 +450,7 @@ def test_explain_makes_a_real_map_and_names_an_unknown_layer(perfect, films, tmp
     assert code == 0
     [row] = found["maps"]
     x = fit_square(read_image(films[1]), 32)[None, ..., None]
-    cam = gradcam.grad_cam(perfect.model(), x, layer="block5_relu")[0]
+    cam = gradcam.grad_cam(load_model(perfect), x, layer="block5_relu")[0]
     assert row["peak"] == pytest.approx(float(cam.max()), rel=1e-4)
     picture = np.asarray(Image.open(row["picture"]).convert("RGB"))
     assert picture.std() > 10
@@ -465,7 +466,7 @@ def test_explain_takes_a_network_that_is_none_of_the_course(perfect, films, tmp_
     code, found, _ = call("explain", folder, films[1], "--out", tmp_path)
     assert (code, found["run"]) == (0, "my_own/seed0")
     x = fit_square(read_image(films[1]), 32)[None, ..., None]
-    cam = gradcam.grad_cam(perfect.model(), x)[0]
+    cam = gradcam.grad_cam(load_model(perfect), x)[0]
     assert found["maps"][0]["peak"] == pytest.approx(float(cam.max()), rel=1e-4)
 
 

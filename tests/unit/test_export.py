@@ -14,6 +14,7 @@ from PIL import Image
 from osteo_utils import export
 from osteo_utils.data.novelty import Novelty, fit_novelty
 from osteo_utils.networks.models import build
+from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, model_digest, read_run, run_digest, write_run
 from osteo_utils.saliency.gradcam import grad_cam
@@ -59,7 +60,7 @@ def answer(file, films):
 
 
 def test_export_answers_as_keras_does_on_films_that_differ(run, file, films):
-    wanted = run.model().predict(films, verbose=0)
+    wanted = load_model(run).predict(films, verbose=0)
     found, _ = answer(file, films)
     assert np.ptp(wanted, axis=0).max() > 0.01
     assert np.abs(found - wanted).max() < export.TOLERANCE
@@ -73,7 +74,7 @@ def test_export_takes_one_film_and_many(file, films):
 
 
 def test_maps_equal_grad_cam_of_the_logit(run, file, films):
-    model = run.model()
+    model = load_model(run)
     _, features = answer(file, films)
     maps = export.class_maps(features, model.get_layer("logits").kernel)
     for target in range(3):
@@ -169,7 +170,7 @@ def test_few_films_make_one_bin_and_equal_confidences_no_empty_one():
 def test_description_is_json_and_keeps_every_weight(run, file, films):
     novelty = fit_novelty(films, films)
     facts = json.loads(json.dumps(export.describe(run, file, novelty)))
-    model = run.model()
+    model = load_model(run)
     kernel = np.array(facts["kernel"], dtype=np.float32)
     assert (kernel == np.asarray(model.get_layer("logits").kernel)).all()
     assert facts["bytes"] == file.stat().st_size

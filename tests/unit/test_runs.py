@@ -8,6 +8,7 @@ import pytest
 
 from osteo_utils.networks.fingerprint import network_digests
 from osteo_utils.networks.models import build
+from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import (
     RunError,
@@ -74,7 +75,7 @@ def test_what_is_written_is_read(folder):
     pd.testing.assert_frame_equal(run.history, history)
     pd.testing.assert_frame_equal(run.predictions, predictions)
     np.testing.assert_allclose(probabilities(run.predictions).sum(axis=1), 1)
-    assert run.model().output_shape == model.output_shape
+    assert load_model(run).output_shape == model.output_shape
 
 
 def test_nothing_temporary_is_left(folder):
@@ -181,10 +182,10 @@ def test_damage_is_named(folder, harm, message):
 def test_a_damaged_model_is_named(folder):
     (folder / "model.keras").write_bytes(b"PK")
     with pytest.raises(RunError, match=r"model\.keras.*train again"):
-        read_run(folder).model()
+        load_model(read_run(folder))
     (folder / "model.keras").unlink()
     with pytest.raises(RunError, match=r"model\.keras"):
-        read_run(folder).model()
+        load_model(read_run(folder))
 
 
 def test_a_score_that_could_not_be_measured_is_no_damage(folder):
@@ -208,7 +209,7 @@ def test_a_network_that_was_read_with_a_list_of_one_input_takes_films_as_they_ar
         tmp_path, info, keras.Model([model.input], model.output), predictions, metrics, history
     )
     films = np.zeros((2, 8, 8, 1), np.uint8)
-    assert read_run(tmp_path).model()(films, training=False).shape == (2, 3)
+    assert load_model(read_run(tmp_path))(films, training=False).shape == (2, 3)
     assert [str(each.message) for each in recwarn if "structure" in str(each.message)] == []
 
 
@@ -229,12 +230,12 @@ def two_answers():
     ],
     ids=["channels", "size", "classes", "outputs", "logits"],
 )
-def test_a_network_for_other_films_or_answers_is_named(tmp_path, model, told, capsys):
+def test_a_network_for_other_films_or_answers_is_named(tmp_path, model, told):
     info, _, predictions, metrics, history = contents()
     write_run(tmp_path, info, model(), predictions, metrics, history)
-    with pytest.raises(RunError, match=rf"model\.keras: expected .*{told}.*train again"):
-        read_run(tmp_path).model()
-    assert "open only runs that you trained" in capsys.readouterr().err
+    wanted = rf"model\.keras: expected .*{told}.*train again.*open only runs that you trained"
+    with pytest.raises(RunError, match=wanted):
+        load_model(read_run(tmp_path))
 
 
 def test_a_network_of_the_registry_is_built_by_name_and_only_its_numbers_are_read(
@@ -245,7 +246,7 @@ def test_a_network_of_the_registry_is_built_by_name_and_only_its_numbers_are_rea
     info |= {"image_size": 32, "weights": None, "network": network_digests(model)}
     write_run(tmp_path, info, model, predictions, metrics, history)
     monkeypatch.setattr(keras.models, "load_model", None)  # would fail if layers were read
-    loaded = read_run(tmp_path).model()
+    loaded = load_model(read_run(tmp_path))
     films = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1), np.uint8)
     np.testing.assert_allclose(
         loaded.predict_on_batch(films), model.predict_on_batch(films), atol=1e-6
@@ -260,8 +261,8 @@ def test_a_network_that_the_registry_builds_otherwise_by_now_is_read_from_its_fi
     model = build("custom_cnn", 32, seed=1)
     info |= {"image_size": 32, "network": network_digests(model) | {"head": "of old"}}
     write_run(tmp_path, info, model, predictions, metrics, history)
-    assert read_run(tmp_path).model().count_params() == model.count_params()
-    assert "no network of this course as it is now" in capsys.readouterr().err
+    assert load_model(read_run(tmp_path)).count_params() == model.count_params()
+    assert "No network of this course as it is now" in capsys.readouterr().err
 
 
 def test_between_two_trainings_a_folder_is_unfinished_and_never_a_mixture(folder):

@@ -15,6 +15,7 @@ from osteo_utils.data.splits import PARTS, split_hash
 from osteo_utils.errors import ImageError
 from osteo_utils.networks import training
 from osteo_utils.networks.models import build
+from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import PROFILES
 from osteo_utils.runs import RunError, read_run
 
@@ -108,7 +109,7 @@ def test_run_folder_is_whole_and_says_what_it_is(data, whole):
     assert run.info["best_epoch"] == run.history["val_loss"].argmin() + 1
     assert run.info["epochs_run"] == 4
     assert run.info["precision"] == "float32"
-    assert run.info["parameters"] == run.model().count_params()
+    assert run.info["parameters"] == load_model(run).count_params()
     assert run.info["seconds"] > 0
     assert {"keras", "numpy", "backend"} <= set(run.info["versions"])
     assert not (whole.folder / "progress").exists()
@@ -120,7 +121,7 @@ def test_predictions_are_those_of_the_best_epoch(data, whole):
     assert whole.predictions["path"].tolist() == rows["path"].tolist()
     assert set(whole.predictions["part"]) == {"validation", "test"}
     images = np.concatenate([parts["validation"][0], parts["test"][0]])
-    again = whole.model().predict(images, verbose=0)
+    again = load_model(whole).predict(images, verbose=0)
     np.testing.assert_allclose(runs.probabilities(whole.predictions), again, atol=1e-5)
     y, p = whole.predictions["label"], runs.probabilities(whole.predictions)
     chosen = whole.predictions["part"] == "validation"
@@ -187,7 +188,7 @@ def test_best_epoch_before_the_kill_survives_it(data, tmp_path, monkeypatch):
     best.load_weights(progress / "epoch002.weights.h5")
     run = train(data, tmp_path / "run")
     assert run.info["best_epoch"] == 2
-    for found, expected in zip(run.model().get_weights(), best.get_weights(), strict=True):
+    for found, expected in zip(load_model(run).get_weights(), best.get_weights(), strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
@@ -289,7 +290,9 @@ def test_kept_weights_are_those_of_the_best_epoch_however_seldom_they_are_writte
         training.train("tiny", *data, patient, 0, tmp_path / name, checkpoint_seconds=seconds)
         for name, seconds in (("often", 0.0), ("seldom", 3600.0))
     )
-    for one, other in zip(often.model().get_weights(), seldom.model().get_weights(), strict=True):
+    for one, other in zip(
+        load_model(often).get_weights(), load_model(seldom).get_weights(), strict=True
+    ):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
@@ -458,7 +461,7 @@ def test_transfer_trains_the_head_first_and_then_the_upper_layers(data, pretrain
     assert run.info["epochs_run"] == 9
     assert run.info["best_epoch"] == run.history["val_loss"].argmin() + 1
     images = np.concatenate([data[0][p][0] for p in PARTS[1:]])
-    again = run.model().predict(images, verbose=0)
+    again = load_model(run).predict(images, verbose=0)
     np.testing.assert_allclose(runs.probabilities(run.predictions), again, atol=1e-5)
 
 
@@ -470,9 +473,9 @@ def test_a_fusion_starts_from_the_runs_of_its_members(data, pretrained, tmp_path
     run = train(data, tmp_path / "fused/seed0", name="tiny+other", profile=begun)
     assert run.info["weights"] == "members"
     assert run.history["stage"].tolist() == ["head", "head", "fine-tuning"]
-    fused = run.model()
+    fused = load_model(run)
     for member in ("tiny", "other"):  # the lower convolution stands still in both stages
-        alone = runs.read_run(tmp_path / member / "seed0").model()
+        alone = load_model(runs.read_run(tmp_path / member / "seed0"))
         kernels = [alone.get_layer("conv1").kernel, fused.get_layer(f"{member}_conv1").kernel]
         np.testing.assert_array_equal(*(np.asarray(kernel) for kernel in kernels))
 
@@ -578,7 +581,7 @@ def test_a_changed_network_is_refused_and_trained_again_only_when_asked(
     said = capsys.readouterr().out
     assert "tiny, seed 0: trained again, since network.backbone: expected" in said
     assert said.count("\n") == 1
-    assert run.info["parameters"] == run.model().count_params() == 156
+    assert run.info["parameters"] == load_model(run).count_params() == 156
     assert not (folder / "progress").exists()
 
 

@@ -1,0 +1,104 @@
+"""From a finished run back to its network."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from osteo_utils.registry import CLASS_NAMES
+from osteo_utils.runs import Run, RunError
+
+if TYPE_CHECKING:
+    import keras
+
+_LOG: Final = logging.getLogger(__name__)
+_FOREIGN: Final = (
+    "No network of this course as it is now, so its layers come from the file; open only runs that "
+    "you trained or whose maker you trust."
+)
+
+
+def load_model(run: Run) -> "keras.Model":
+    """The trained Keras model of a run, loaded anew: uint8 grey in, probabilities out, float32.
+
+    What `load_with_note` remarks is told on stderr. Raises `RunError` as it does.
+    """
+    model, note = load_with_note(run)
+    if note:
+        print(note, file=sys.stderr)
+    return model
+
+
+def load_with_note(run: Run) -> "tuple[keras.Model, str]":
+    """The trained Keras model of a run, and what a reader must know of its origin, or "".
+
+    A network of the registry is built here, and only numbers are read from the file. Any other is
+    read from the file, layers and all, in Keras' safe mode, and the note says so: open such runs
+    only from people you trust. Raises `RunError` if the file is damaged, or its images or answers
+    are not those of the course.
+    """
+    file = run.folder / "model.keras"
+    model = _build_by_name(run)
+    try:
+        if model is not None:
+            model.load_weights(file)
+            return model, ""
+        model = _read_layers(file)
+    except Exception as error:  # a damaged archive makes Keras raise nearly anything
+        _LOG.debug("%s", file, exc_info=True)
+        raise RunError(
+            f"{file}: expected a saved Keras model, found {type(error).__name__}: {error}; "
+            "train again"
+        ) from error
+    if problem := _misfit(model, run.info["image_size"]):
+        raise RunError(f"{file}: {problem} and train again. {_FOREIGN}")
+    return model, f"{file}: {_FOREIGN}"
+
+
+def _build_by_name(run: Run) -> Any:  # noqa: ANN401
+    """The network that the registry builds under this name, if it is the one that was trained."""
+    from osteo_utils.networks.fingerprint import network_digests
+    from osteo_utils.networks.models import build
+
+    if not isinstance(known := run.info.get("network"), dict):
+        return None
+    weights: Any = "unloaded" if run.info.get("weights") == "imagenet" else None
+    try:
+        model = build(
+            *(run.info["model"], run.info["image_size"], weights, run.info["seed"]),
+            width=run.info.get("width", "thin"),
+        )
+    except ValueError:  # no network of this name or size any more
+        return None
+    return model if network_digests(model) == known else None
+
+
+def _read_layers(file: Path) -> Any:  # noqa: ANN401
+    """The network as its file describes it."""
+    import keras
+
+    model = keras.models.load_model(file, compile=False, safe_mode=True)
+    if isinstance(getattr(model, "input", None), list) and len(model.inputs) == 1:
+        # So Keras 3.10 reads any single input, and then warns whenever films come without a list.
+        model = keras.Model(model.inputs[0], model.output)
+    return model
+
+
+def _misfit(model: Any, size: int) -> str:  # noqa: ANN401
+    """What is wrong unless films of that size go in and, of a grey one, probabilities come out."""
+    classes = len(CLASS_NAMES)
+    shapes, wanted = [model.input_shape, model.output_shape], [(size, size, 1), (classes,)]
+    if [tuple(shape[1:]) if isinstance(shape, tuple) else shape for shape in shapes] != wanted:
+        return (
+            f"expected films of {size} x {size} x 1 in and {classes} probabilities out, "
+            f"found the shapes {shapes[0]} and {shapes[1]}; build it for them"
+        )
+    answer = np.asarray(model.predict_on_batch(np.full((1, size, size, 1), 128, np.uint8)))
+    if np.isclose(answer.sum(), 1, atol=1e-3) and (answer >= 0).all():
+        return ""
+    return (
+        f"expected probabilities that sum to 1, found {answer[0].tolist()} for a grey film; end "
+        "the network in a softmax"
+    )
