@@ -244,7 +244,7 @@ def test_truth_and_masks_of_other_corpora_are_refused(tmp_path, simulated):
 
 def test_a_killed_build_leaves_nothing_and_its_remains_are_cleaned_up(tmp_path):
     root = tmp_path / "corpus"
-    code = "from osteo_utils.data.corpus import make_simulated as m; m({!r}, 400, 128, workers=1)"
+    code = "from osteo_utils.phantom.corpus import make_simulated as m; m({!r}, 400, 128, workers=1)"
     build = subprocess.Popen([sys.executable, "-c", code.format(str(root))])
     try:
         deadline = time.monotonic() + 30
@@ -263,7 +263,7 @@ def test_a_failed_build_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(corpus, "_write_tables", fail)
+    monkeypatch.setattr(simulation, "_write_tables", fail)
     with pytest.raises(OSError, match="disk full"):
         make_simulated(tmp_path / "corpus", 10, 32, workers=1)
     assert [path.name for path in tmp_path.iterdir()] == [".corpus.lock"]
@@ -705,10 +705,10 @@ def test_a_zip_bomb_is_refused(tmp_path, monkeypatch):
         [*GOOD, ("Normal/big.png", b"\0" * 2_000_000)],
         compression=zipfile.ZIP_DEFLATED,
     )
-    monkeypatch.setattr(corpus, "MAX_UNPACKED", 1_000_000)
+    monkeypatch.setattr(archives, "MAX_UNPACKED", 1_000_000)
     with pytest.raises(CorpusError, match=r"knees\.zip: expected at most"):
         unpack(archive, tmp_path / "knees")
-    monkeypatch.setattr(corpus, "MAX_MEMBERS", 3)
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
     with pytest.raises(CorpusError, match="3 files"):
         unpack(archive, tmp_path / "knees")
 
