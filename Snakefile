@@ -4,62 +4,27 @@ That writes corpus.txt when the corpus has changed, and keeps the files of train
 a finished run still fits its network, its settings and the split. Where none says so, `train` runs.
 """
 
+import json
 import shlex
 import sys
 from pathlib import Path
 
-from osteo_utils.registry import ARCHITECTURES, get_profile, recipe
+import yaml
+
+from osteo_utils.registry import ARCHITECTURES, OFFERED, get_profile, recipe
 
 PROFILE, CORPUS = config["profile"], config["corpus"]
 BUILD = f"build/{config['name']}/{PROFILE}"
 PYTHON = shlex.quote(sys.executable)
 JUPYTER_BOOK = shlex.quote(str(Path(sys.executable).parent / "jupyter-book"))
 
-# A chapter, and the chapters whose results it reads.
+# What a chapter reads, as its notebook says: results of other chapters, and runs that are trained
+# before it, side by side. The order is that of the table of contents.
+PARTS = yaml.safe_load(Path("_toc.yml").read_text(encoding="utf-8"))["parts"]
+NOTEBOOKS = [page["file"] for part in PARTS for page in part["chapters"] if page["file"].startswith("notebooks/")]
 CHAPTERS = {
-    "01_bones_and_x_rays": [],
-    "02_data_audit": [],
-    "03_splitting_without_leaking": ["02_data_audit"],
-    "04_pixels_to_tensors": [],
-    "05_measuring_a_classifier": ["03_splitting_without_leaking"],
-    "06_custom_cnn": ["05_measuring_a_classifier"],
-    "07_alexnet": ["05_measuring_a_classifier"],
-    "08_vgg16": ["05_measuring_a_classifier"],
-    "09_vgg19": ["05_measuring_a_classifier"],
-    "10_resnet50": ["05_measuring_a_classifier"],
-    "11_inceptionv3": ["05_measuring_a_classifier"],
-    "12_xception": ["05_measuring_a_classifier"],
-    "13_densenet121": ["05_measuring_a_classifier"],
-    "14_mobilenetv2": ["05_measuring_a_classifier"],
-    "15_late_fusion": ["05_measuring_a_classifier"],
-    "16_nine_pairs": ["05_measuring_a_classifier"],
-    "17_comparison": ["05_measuring_a_classifier"],
-    "18_where_does_it_look": ["03_splitting_without_leaking"],
-    "19_can_you_trust_a_heatmap": ["03_splitting_without_leaking"],
-    "20_leakage_laboratory": ["02_data_audit"],
-    "21_real_radiographs": ["02_data_audit"],
-    "22_try_your_own": ["03_splitting_without_leaking"],
-}
-
-OFFERED = ["custom_cnn", "mobilenet_v2"]  # to readers who try their own film
-
-# A chapter, and the models whose runs it reads: trained before it, side by side.
-TRAINED = {
-    "06_custom_cnn": ["custom_cnn"],
-    "07_alexnet": ["alexnet"],
-    "08_vgg16": ["vgg16"],
-    "09_vgg19": ["vgg19", "vgg16"],
-    "10_resnet50": ["resnet50", "vgg16"],
-    "11_inceptionv3": ["inception_v3", "resnet50"],
-    "12_xception": ["xception", "vgg16", "custom_cnn"],
-    "13_densenet121": ["densenet121"],
-    "14_mobilenetv2": ["mobilenet_v2", "custom_cnn"],
-    "15_late_fusion": ["late_fusion", "vgg16", "inception_v3"],
-    "16_nine_pairs": list(ARCHITECTURES),
-    "17_comparison": list(ARCHITECTURES),
-    "18_where_does_it_look": list(ARCHITECTURES),
-    "19_can_you_trust_a_heatmap": list(ARCHITECTURES),
-    "22_try_your_own": OFFERED,
+    Path(name).name: json.loads(Path(f"{name}.ipynb").read_text(encoding="utf-8"))["metadata"]["osteo"]
+    for name in NOTEBOOKS
 }
 
 OSTEO_UTILS = sorted(str(path) for path in Path("osteo_utils").rglob("*") if path.suffix in {".py", ".js", ".css"})
@@ -78,6 +43,7 @@ def executed(chapters):
 
 
 def runs_of(models):
+    models = list(ARCHITECTURES) if models == "all" else models
     seeds = {model: recipe(get_profile(PROFILE), model).seeds for model in models}
     return [f"{BUILD}/trained/{model}-seed{seed}.txt" for model in models for seed in seeds[model]]
 
@@ -104,8 +70,8 @@ rule chapter:
         "book/execute.py",
         OSTEO_UTILS,
         DATA,
-        lambda wildcards: executed(CHAPTERS[wildcards.chapter]),
-        lambda wildcards: runs_of(TRAINED.get(wildcards.chapter, [])),
+        lambda wildcards: executed(CHAPTERS[wildcards.chapter]["reads"]),
+        lambda wildcards: runs_of(CHAPTERS[wildcards.chapter]["runs"]),
         notebook="notebooks/{chapter}.ipynb",
     output:
         f"{BUILD}/notebooks/{{chapter}}.ipynb",

@@ -338,6 +338,10 @@ ARCHITECTURES["late_fusion"] = replace(
 )
 
 
+# To readers who try a film of their own in the page: small enough to be fetched by a browser.
+OFFERED: Final = ("custom_cnn", "mobilenet_v2")
+
+
 def recipe(profile: Profile, model: str) -> Profile:
     """The profile with the image size, epochs, seeds and precision that this model needs in it.
 

@@ -244,7 +244,9 @@ def test_truth_and_masks_of_other_corpora_are_refused(tmp_path, simulated):
 
 def test_a_killed_build_leaves_nothing_and_its_remains_are_cleaned_up(tmp_path):
     root = tmp_path / "corpus"
-    code = "from osteo_utils.phantom.corpus import make_simulated as m; m({!r}, 400, 128, workers=1)"
+    code = (
+        "from osteo_utils.phantom.corpus import make_simulated as m; m({!r}, 400, 128, workers=1)"
+    )
     build = subprocess.Popen([sys.executable, "-c", code.format(str(root))])
     try:
         deadline = time.monotonic() + 30

@@ -1,5 +1,6 @@
 """The house rules that a glance at the repository can check."""
 
+import json
 import re
 import subprocess
 import tomllib
@@ -11,9 +12,10 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from osteo_utils.registry import ARCHITECTURES
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-SNAKEFILE = (ROOT / "Snakefile").read_text()
 ARTEFACTS = {".h5", ".keras", ".onnx", ".npz", ".npy", ".zip", ".dcm", ".pt", ".pkl", ".tar", ".gz"}
 PROSE = ("notebooks/*.ipynb", "book/*.md", "osteo_utils/**/*.py", "interface/*.py", "README.md")
 ALLOWED = r"(?:not|no|never) (?:a |an )?(?:\w+ )?diagnos|diagnostic|diagnosis or\s+medical advice"
@@ -45,24 +47,20 @@ def named(requirement: str) -> str:
     return re.sub(r"[._-]+", "-", re.match(r"[A-Za-z0-9._-]+", requirement)[0]).lower()
 
 
-def keys(table: str) -> list[str]:
-    """The chapters that a table of the Snakefile names, such as CHAPTERS."""
-    body = re.search(rf"^{table} = \{{$(.*?)^\}}$", SNAKEFILE, re.M | re.S)
-    assert body
-    return re.findall(r'^    "(\d\d_\w+)": ', body[1], re.MULTILINE)
-
-
-def test_every_notebook_is_in_the_table_of_contents_and_in_the_order_of_work():
+def test_every_notebook_is_in_the_table_of_contents():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     listed = [each["file"] for part in toc["parts"] for each in part["chapters"]]
     assert sorted(n.removeprefix("notebooks/") for n in listed if "notebooks/" in n) == chapters()
-    assert sorted(keys("CHAPTERS")) == chapters()
 
 
-def test_chapters_that_train_or_read_a_model_wait_for_its_run():
-    code = {path.stem: path.read_text("utf-8") for path in (ROOT / "notebooks").glob("*.ipynb")}
-    asks = r"(?:show_training|train_seeds|trained)\(course, "
-    assert {c for c, text in code.items() if re.search(asks, text)} <= set(keys("TRAINED"))
+def test_chapters_wait_for_what_they_read():
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        text = path.read_text("utf-8")
+        needs = json.loads(text)["metadata"]["osteo"]
+        assert set(needs["reads"]) <= set(chapters()), path.stem
+        assert needs["runs"] == "all" or set(needs["runs"]) <= set(ARCHITECTURES), path.stem
+        if re.search(r"(?:show_training|train_seeds|trained)\(course, ", text):
+            assert needs["runs"], path.stem
 
 
 def test_every_page_is_in_the_table_of_contents():
