@@ -27,7 +27,7 @@ CHAPTERS = {
     for name in NOTEBOOKS
 }
 
-OSTEO_UTILS = sorted(str(path) for path in Path("osteo_utils").rglob("*") if path.suffix in {".py", ".js", ".css"})
+OSTEO_UTILS = sorted(str(path) for path in Path("osteo_utils").rglob("*") if path.suffix in {".py", ".js", ".css", ".md"})
 DATA = sorted(str(path) for path in Path("data").rglob("*.csv"))
 SERVED = {".md", ".bib", ".css", ".js", ".svg"}
 PAGES = sorted(str(path) for path in Path("book").rglob("*") if path.suffix in SERVED)

@@ -108,8 +108,8 @@ def methods(profile: str, folder: Path) -> dict[str, dict[str, Any]]:
 def sources_digest(package: Path) -> str:
     """Twelve hexadecimal digits for the modules of the package and the version of Keras."""
     sha256 = hashlib.sha256(version("keras").encode())
-    for path in sorted(package.glob("*.py")):
-        sha256.update(path.name.encode() + path.read_bytes())
+    for path in sorted(package.rglob("*.py")):
+        sha256.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
     return sha256.hexdigest()[:12]
 
 

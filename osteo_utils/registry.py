@@ -38,6 +38,29 @@ def class_index(name: str) -> int:
     raise ValueError(f"class name: expected one of {', '.join(CLASS_NAMES)}, found {name!r}")
 
 
+@dataclass(frozen=True)
+class Score:
+    """A score of `scoring.evaluate.scores`: its title, and what a perfect classifier has."""
+
+    title: str
+    best: float
+
+
+SCORES: Final = {  # of a whole classifier, the one to look at first in front
+    "balanced_accuracy": Score("balanced accuracy", 1),
+    "accuracy": Score("accuracy", 1),
+    "f1_macro": Score("macro F1", 1),
+    "kappa_quadratic": Score("quadratic weighted kappa", 1),
+    "auc_macro": Score("macro AUC", 1),
+    "brier": Score("Brier score (0 to 2)", 0),
+}
+CLASS_SCORES: Final = {  # of one class: "precision_normal" and so on
+    "precision": Score("precision", 1),
+    "recall": Score("recall", 1),
+    "specificity": Score("specificity", 1),
+    "f1": Score("F1", 1),
+}
+
 IMAGE_FOLDER: Final = "OS Collected Data"  # above the folders of the classes, as in the public set
 METADATA_COLUMNS: Final = ("path", "patient", "side", "site")
 FILM: Final = ("path", "sha256")  # what a film is, in a listing
