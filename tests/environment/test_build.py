@@ -91,11 +91,13 @@ def test_a_damaged_record_fits_nothing(runs):
 
 
 def test_networks_are_described_again_only_when_the_package_changed(tmp_path):
-    (tmp_path / "models.py").write_text("filters = 16")
+    module = tmp_path / "networks/models.py"
+    module.parent.mkdir()
+    module.write_text("filters = 16")
     first = build.sources_digest(tmp_path)
-    os.utime(tmp_path / "models.py", (0, 0))
+    os.utime(module, (0, 0))
     assert build.sources_digest(tmp_path) == first
-    (tmp_path / "models.py").write_text("filters = 17")
+    module.write_text("filters = 17")
     assert build.sources_digest(tmp_path) != first
 
 
