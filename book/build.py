@@ -117,7 +117,7 @@ def update_stamps(fitting: Sequence[Path], folder: Path) -> None:
     """Leave a stamp, a file in `trained/`, for each run that fits, and none for another.
 
     Snakemake trains where there is none, and executes the chapters that are older than theirs. One
-    that is older than corpus.txt goes as well: whether the run fits is known after chapter 03.
+    that is older than corpus.txt goes as well: whether the run fits is known after the split.
     """
     known = {stamp_of(folder, run.parent.name, run.name): run for run in fitting}
     changed = (folder / "corpus.txt").stat().st_mtime

@@ -17,10 +17,9 @@ from osteo_utils.cli import NOTICE
 from osteo_utils.course import installed
 from osteo_utils.data.images import fit_square
 from osteo_utils.data.novelty import REMARK
-from osteo_utils.figures.reports import beside_calibrated, with_interval
 from osteo_utils.registry import CLASS_COLOURS
 from osteo_utils.saliency.gradcam import TITLES, peak
-from osteo_utils.scoring.evaluate import IF_CALIBRATED
+from osteo_utils.scoring.evaluate import IF_CALIBRATED, beside_calibrated, with_interval
 from osteo_utils.widgets.cam_explorer import SIGNED_COLOURS
 from osteo_utils.widgets.live_gradcam import overlay
 

@@ -198,7 +198,7 @@ def _stale_audit(folder: Path, listing: pd.DataFrame, made_from: dict[str, str])
         if known["tables"] != _tables(folder):
             return "The tables of the audit were changed or damaged: auditing again."
     except FileNotFoundError:
-        return "No audit of this corpus yet: auditing now (chapter 02 explains it)."
+        return "No audit of this corpus yet: auditing now (see the chapter on the audit)."
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"The audit's record is damaged ({error!r}): auditing again."
     if known["listing"] != made_from["listing"]:
@@ -238,7 +238,9 @@ def split(course: Course) -> pd.DataFrame:
             _refuse_if_used(course.folder, changes)
             print(f"The films have changed since the split ({changes}): splitting again.")
         else:
-            print("No split of this corpus yet: splitting now (chapter 03 explains it).")
+            print(
+                "No split of this corpus yet: splitting now (the chapter on splitting explains it)."
+            )
         parts = make_split(images)
         parts.attrs["films"] = films
         path.unlink(missing_ok=True)
@@ -397,7 +399,7 @@ def reference_scores(course: Course) -> dict[str, float]:
     """Balanced accuracies that a model is held against, as far as this corpus knows them.
 
     "chance" always; "best possible" of a simulated corpus; "best baseline", chosen on validation
-    and scored on test, once chapter 05 has written baselines.csv.
+    and scored on test, once baselines.csv is written.
     """
     lines = {"chance": 1 / len(CLASS_NAMES)}
     if made := corpus_info(course.root):

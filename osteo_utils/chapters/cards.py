@@ -21,7 +21,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from osteo_utils.data.audit import read_audit
 from osteo_utils.data.splits import PARTS, read_split, split_hash
 from osteo_utils.escape import markdown
-from osteo_utils.figures.reports import beside_calibrated, with_interval
 from osteo_utils.registry import (
     ARCHITECTURES,
     CLASS_NAMES,
@@ -35,9 +34,11 @@ from osteo_utils.saliency.gradcam import METHODS, TITLES
 from osteo_utils.scoring.evaluate import (
     IF_CALIBRATED,
     TEMPERATURES,
+    beside_calibrated,
     bootstrap,
     temperature,
     tempered,
+    with_interval,
 )
 from osteo_utils.store import replace_file
 

@@ -6,9 +6,6 @@ everybody, so that any two entrants may be subtracted. The published results of 
 read from `data/`, and each of their rows has a `counterpart` in the field.
 """
 
-import json
-import math
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +56,6 @@ WAYS: Final[dict[How, str]] = {
 _NUMBERS: Final = dict(
     enumerate(("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"), 2)
 )
-_CONVOLUTIONS: Final = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
 _CONFIDENCE: Final = 0.95
 _ROUNDING: Final = 0.005  # half of the last digit that is published
 
@@ -91,7 +87,7 @@ Field = Mapping[str, Entrant]  # by name
 def entrants(course: Course) -> dict[str, Entrant]:
     """Every model, pair, ensemble and baseline of a course, by name, singles first.
 
-    Read from the finished runs (`finished`) and from chapter 05's `baselines.csv`, if it is there.
+    Read from the finished runs (`finished`) and from the baselines (`baselines.csv`), if there.
     """
     return gather(finished(course), read_baselines(course))
 
@@ -114,10 +110,10 @@ def finished(course: Course) -> dict[str, list[Run]]:
 
 
 def read_baselines(course: Course) -> pd.DataFrame | None:
-    """The table that chapter 05 wrote, or None (and a line in print) if it has not run yet."""
+    """The table baselines.csv, or None (and a line in print) if nobody has written it yet."""
     file = course.folder / "baselines.csv"
     if not file.exists():
-        print("No baselines yet: chapter 05 makes them.")
+        print("No baselines yet: the chapter Measuring a classifier makes them.")
         return None
     return pd.read_csv(file, dtype={"path": str, "group": str, "part": str})
 
@@ -364,14 +360,14 @@ def mcnemars(field: Field, reference: str, part: str = "test") -> pd.DataFrame:
 def bill(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     """What each model costs: pixels, parameters, multiply_adds of one image, seconds of training.
 
-    Counted for the saved network of the first seed; seconds are the mean over the seeds, on
-    whatever machine trained them.
+    Of the first seed; seconds are the mean over the seeds, on whatever machine trained them.
+    Raises `RunError` for a network whose multiply-adds nobody counted when it was trained.
     """
     rows = {
         name: {
             "pixels": found[0].info["image_size"],
             "parameters": found[0].info["parameters"],
-            "multiply_adds": saved_multiply_adds(found[0].folder / "model.keras"),
+            "multiply_adds": _recorded_multiply_adds(found[0]),
             "seconds": float(np.mean([run.info["seconds"] for run in found])),
         }
         for name, found in runs.items()
@@ -379,55 +375,13 @@ def bill(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def saved_multiply_adds(file: Path) -> int:
-    """`cost.multiply_adds` of a flat model, from the description in its `.keras` file.
-
-    Reads the layers' settings and never builds the network: ten of them would take a minute.
-    Raises `RunError` where the file cannot be read or holds a nested or unknown weighted layer.
-    """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            layers = json.loads(archive.read("config.json"))["config"]["layers"]
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+def _recorded_multiply_adds(run: Run) -> int:
+    if (found := run.info.get("multiply_adds")) is None:
         raise RunError(
-            f"{file}: expected a saved Keras model, found: {error}; train again"
-        ) from error
-    return sum(_multiply_adds(layer, file) for layer in layers)
-
-
-def _multiply_adds(layer: dict[str, Any], file: Path) -> int:
-    kind, settings = layer["class_name"], layer["config"]
-    shape: Any = (layer.get("build_config") or {}).get("input_shape")
-    if kind == "Dense":
-        return int(math.prod(shape[1:])) * int(settings["units"])
-    if kind in ("Functional", "Sequential") or ("Conv" in kind and kind not in _CONVOLUTIONS):
-        raise RunError(
-            f"{file}: expected Dense, {', '.join(_CONVOLUTIONS)} and layers without a kernel, "
-            f"found {kind}; count that model with cost.multiply_adds"
+            f"{run.folder}: expected multiply_adds in run.json, found none; train again, or use "
+            "layers that cost.multiply_adds can count"
         )
-    if kind not in _CONVOLUTIONS:
-        return 0
-    return _weights(kind, settings, shape[-1]) * _positions(settings, shape[1:3])
-
-
-def _weights(kind: str, settings: dict[str, Any], channels: int) -> int:
-    """Weights of a kernel, each used once at every position."""
-    window = int(math.prod(settings["kernel_size"]))
-    if kind == "Conv2D":
-        return window * channels // int(settings["groups"]) * int(settings["filters"])
-    deep = channels * int(settings["depth_multiplier"])
-    return deep * window + (deep * int(settings["filters"]) if kind == "SeparableConv2D" else 0)
-
-
-def _positions(settings: dict[str, Any], sides: Sequence[int]) -> int:
-    windows = zip(
-        sides, settings["kernel_size"], settings["strides"], settings["dilation_rate"], strict=True
-    )
-    same = settings["padding"] == "same"
-    return math.prod(
-        -(-side // stride) if same else (side - reach * (kernel - 1) - 1) // stride + 1
-        for side, kernel, stride, reach in windows
-    )
+    return int(found)
 
 
 def costs(field: Field, prices: pd.DataFrame) -> pd.DataFrame:

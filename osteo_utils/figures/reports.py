@@ -23,6 +23,7 @@ from osteo_utils.figures import plots
 from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import CLASS_NAMES, get_architecture, last_conv_layers
 from osteo_utils.runs import Run, RunError, probabilities
+from osteo_utils.scoring.evaluate import interval_text, number, with_interval
 
 if TYPE_CHECKING:
     import keras
@@ -129,13 +130,13 @@ def _verdict(title: str, runs: Sequence[Run], lines: Mapping[str, float]) -> str
     spread = table["value"].max() - table["value"].min()
     text = f"Balanced accuracy of {title} on the test part, {whose}: **{mean:.2f}**"
     text += f", {spread:.2f} from the worst seed to the best" if many else ""
-    first = _range(runs[0].metrics["test"]["balanced_accuracy"])
+    first = interval_text(runs[0].metrics["test"]["balanced_accuracy"])
     text += f" (interval{' of the first seed' * many} {first}). "
     return text + "; ".join(_beside(mean, name, value) for name, value in lines.items()) + "."
 
 
 def _beside(mean: float, name: str, value: float) -> str:
-    names = {"chance": "Chance is", "best baseline": "the best baseline of chapter 05 has"}
+    names = {"chance": "Chance is", "best baseline": "the best baseline without a network has"}
     begin = names.get(name, f"the {name} score is")
     gap = mean - value
     side = "above" if gap > 0 else "below"
@@ -163,30 +164,10 @@ def classification_table(run: Run, part: str = "test") -> pd.DataFrame:
 
 def _columns(found: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
     return {
-        score + suffix: _number(values[key])
+        score + suffix: number(values[key])
         for score, values in found.items()
         for suffix, key in {"": "value", "_low": "low", "_high": "high"}.items()
     }
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def with_interval(score: Mapping[str, float | None]) -> str:
-    """`0.82 (0.75 to 0.88)`, or that it could not be measured; keys value, low and high."""
-    value = _number(score["value"])
-    return "not measurable" if math.isnan(value) else f"{value:.2f} ({_range(score)})"
-
-
-def beside_calibrated(ece: Mapping[str, Any], calibrated: Mapping[str, Any]) -> str:
-    """`0.06 (if calibrated: 0.03 to 0.08)`, from the rows of `evaluate.bootstrap` that say so."""
-    return f"{_number(ece['value']):.2f} (if calibrated: {_range(calibrated)})"
-
-
-def _range(score: Mapping[str, float | None]) -> str:
-    low, high = _number(score["low"]), _number(score["high"])
-    return "no interval" if math.isnan(low + high) else f"{low:.2f} to {high:.2f}"
 
 
 def _readable(table: pd.DataFrame) -> pd.DataFrame:

@@ -24,6 +24,7 @@ Tensor = Any  # a symbolic tensor of whichever backend Keras runs on
 # "unloaded" is the network that ImageNet's weights are for, before they are loaded.
 Weights = Literal["imagenet", "unloaded"] | None
 Width = Literal["thin", "published"]
+Backbone = Callable[[Tensor, Weights, float], Tensor]  # images, weights, width to feature maps
 
 _JOINT: Final = "_and_"  # instead of the + in the name of a Keras model, as TensorFlow allows
 
@@ -250,7 +251,7 @@ def _mobilenet_v2(x: Tensor, weights: Weights, width: float) -> Tensor:
         return keras.applications.MobileNetV2(input_tensor=x, **options).output
 
 
-def _vgg(class_name: str) -> Callable[[Tensor, Weights, float], Tensor]:
+def _vgg(class_name: str) -> Backbone:
     """VGG without its top; from scratch with a start that 13 or 16 layers can be trained from."""
 
     def backbone(x: Tensor, weights: Weights, width: float) -> Tensor:
@@ -284,7 +285,7 @@ def _relu_gain(shape: tuple[int, ...]) -> float:
     return float((variance_after_relu * np.prod(shape[:3])) ** -0.5)
 
 
-def _application(class_name: str) -> Callable[[Tensor, Weights, float], Tensor]:
+def _application(class_name: str) -> Backbone:
     """A backbone of `keras.applications`, without its top, on the tensor before it."""
 
     def backbone(x: Tensor, weights: Weights, width: float) -> Tensor:
@@ -326,7 +327,7 @@ def _policy(name: str) -> Iterator[None]:
 
 
 # What builds the feature maps of each architecture, and what sums them up to one vector.
-BACKBONES: Final[dict[str, Callable[[Tensor, Weights, float], Tensor]]] = {
+BACKBONES: Final[dict[str, Backbone]] = {
     "custom_cnn": _custom_cnn,
     "alexnet": _alexnet,
     "vgg16": _vgg("VGG16"),

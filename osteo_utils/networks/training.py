@@ -39,8 +39,9 @@ import pandas as pd
 from osteo_utils.data.images import load_arrays
 from osteo_utils.data.novelty import fit_novelty
 from osteo_utils.data.splits import PARTS, split_identity
+from osteo_utils.networks.cost import multiply_adds
 from osteo_utils.networks.fingerprint import network_digests, plain
-from osteo_utils.networks.models import Weights, Width, build
+from osteo_utils.networks.models import BACKBONES, Backbone, Weights, Width, build
 from osteo_utils.networks.saved import load_model
 from osteo_utils.progress import progress, watched
 from osteo_utils.registry import CLASS_NAMES, Architecture, Profile, get_architecture
@@ -141,6 +142,7 @@ def train(
         best = _best_model(name, profile, seed, work)
         predictions = _predict(best, parts, split, profile.batch_size)
         info = settings | _circumstances(profile, corpus, history)
+        info["multiply_adds"] = _countable_multiply_adds(best)
         metrics = _metrics(predictions, profile.resamples, seed)
         novelty = fit_novelty(parts["train"][0], parts["validation"][0])
         run = write_run(folder, info, best, predictions, metrics, history, novelty.save)
@@ -156,6 +158,14 @@ def _best_model(name: str, profile: Profile, seed: int, work: Path) -> keras.Mod
     model = build(name, profile.image_size, _unloaded(profile), seed, width=profile.width)
     model.load_weights(work / file)
     return model
+
+
+def _countable_multiply_adds(model: keras.Model) -> int | None:
+    """Of one film; None for a network with layers that nobody can count."""
+    try:
+        return multiply_adds(model)
+    except ValueError:
+        return None
 
 
 def _diverged(name: str, work: Path) -> RunError:
@@ -246,10 +256,12 @@ def method_of(name: str, profile: Profile) -> dict[str, Any]:
     weights = profile.weights if transfer else None
     unloaded: Weights = "unloaded" if weights == "imagenet" else None
     rate = _FINE_TUNING_RATE if transfer else architecture.learning_rate
-    members = tuple(get_architecture(member) for member in architecture.members)
+    branches = tuple(get_architecture(member) for member in architecture.members)
+    branches = branches or (architecture,)
+    builders = tuple(BACKBONES[each.name] for each in branches)
     size, width = profile.image_size, profile.width
-    digests, parameters = _network(architecture, members, size, unloaded, width)
-    moved = [each.fine_tuned_from for each in members or (architecture,)]
+    digests, parameters = _network(architecture, branches, builders, size, unloaded, width)
+    moved = [each.fine_tuned_from for each in branches]
     return {
         "class_names": list(CLASS_NAMES),
         "model": name,
@@ -278,7 +290,8 @@ def method_of(name: str, profile: Profile) -> dict[str, Any]:
 @functools.cache
 def _network(
     architecture: Architecture,
-    members: tuple[Architecture, ...],
+    branches: tuple[Architecture, ...],
+    builders: tuple[Backbone, ...],
     size: int,
     weights: Weights,
     width: Width,

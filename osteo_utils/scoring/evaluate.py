@@ -14,7 +14,8 @@ are corrected by `holm`, and what a classifier is worth in use is asked by `temp
 `risk_coverage` and `expected_cost`.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -471,3 +472,25 @@ def _same_length(**arrays: npt.NDArray[Any]) -> None:
         raise ValueError(
             f"{name}: expected as many rows as {other} ({len(second)}), found {len(first)}"
         )
+
+
+def number(value: float | None) -> float:
+    """A score as read from a run, NaN where it could not be measured."""
+    return math.nan if value is None else float(value)
+
+
+def with_interval(score: Mapping[str, float | None]) -> str:
+    """`0.82 (0.75 to 0.88)`, or that it could not be measured; keys value, low and high."""
+    value = number(score["value"])
+    return "not measurable" if math.isnan(value) else f"{value:.2f} ({interval_text(score)})"
+
+
+def beside_calibrated(ece: Mapping[str, Any], calibrated: Mapping[str, Any]) -> str:
+    """`0.06 (if calibrated: 0.03 to 0.08)`, from the rows of `evaluate.bootstrap` that say so."""
+    return f"{number(ece['value']):.2f} (if calibrated: {interval_text(calibrated)})"
+
+
+def interval_text(score: Mapping[str, float | None]) -> str:
+    """`0.75 to 0.88`, or that there is no interval; keys low and high."""
+    low, high = number(score["low"]), number(score["high"])
+    return "no interval" if math.isnan(low + high) else f"{low:.2f} to {high:.2f}"

@@ -1,16 +1,15 @@
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 import pytest
-from keras import layers
 from sklearn.metrics import balanced_accuracy_score
 
 from osteo_utils.chapters import comparison
 from osteo_utils.chapters.comparison import (
     Entrant,
     balanced_accuracies,
+    bill,
     counterpart,
     differences,
     films,
@@ -18,11 +17,9 @@ from osteo_utils.chapters.comparison import (
     mcnemars,
     pareto,
     read_published,
-    saved_multiply_adds,
     scoreboard,
 )
 from osteo_utils.course import open_course
-from osteo_utils.networks import cost
 from osteo_utils.registry import ARCHITECTURES, CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, Run, RunError, probabilities
 from osteo_utils.scoring.evaluate import bootstrap, holm, paired_difference
@@ -245,31 +242,16 @@ def test_nobody_on_the_pareto_front_is_beaten():
     assert pareto(price, quality).tolist() == [True, True, False, True, False, True]
 
 
-def test_multiply_adds_of_a_saved_model_are_those_of_the_built_one(tmp_path):
-    x = inputs = keras.Input((21, 18, 3))
-    for layer in (
-        layers.Conv2D(4, 3, 2, "same"),
-        layers.Conv2D(4, 3, groups=2, dilation_rate=2),
-        layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2),
-        layers.SeparableConv2D(5, 2),
-        layers.BatchNormalization(),
-        layers.GlobalAveragePooling2D(),
-        layers.Dense(3),
-    ):
-        x = layer(x)
-    model = keras.Model(inputs, x)
-    model.save(tmp_path / "model.keras")
-    assert saved_multiply_adds(tmp_path / "model.keras") == cost.multiply_adds(model)
-
-
-def test_what_is_no_model_or_cannot_be_counted_is_refused(tmp_path):
-    (tmp_path / "text.keras").write_text("hello")
-    with pytest.raises(RunError, match="expected a saved Keras model"):
-        saved_multiply_adds(tmp_path / "text.keras")
-    model = keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2DTranspose(2, 3)])
-    model.save(tmp_path / "up.keras")
-    with pytest.raises(RunError, match="found Conv2DTranspose"):
-        saved_multiply_adds(tmp_path / "up.keras")
+def test_a_bill_is_what_the_runs_recorded_and_the_mean_of_their_seconds():
+    facts = {"image_size": 64, "parameters": 10, "multiply_adds": 100}
+    nothing = pd.DataFrame(), {}, pd.DataFrame()
+    runs = [Run(Path(f"seed{s}"), facts | {"seconds": s}, *nothing) for s in (1.0, 3.0)]
+    assert bill({"vgg16": runs}).loc["vgg16"].to_dict() == {
+        "pixels": 64, "parameters": 10, "multiply_adds": 100, "seconds": 2.0
+    }  # fmt: skip
+    uncounted = Run(Path("seed0"), facts | {"multiply_adds": None, "seconds": 1.0}, *nothing)
+    with pytest.raises(RunError, match=r"seed0: expected multiply_adds in run\.json, found none"):
+        bill({"vgg16": [uncounted]})
 
 
 def test_an_ensemble_costs_the_sum_of_its_members_and_a_baseline_nothing(field):

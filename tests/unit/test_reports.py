@@ -17,6 +17,7 @@ from osteo_utils.networks import models
 from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import CLASS_NAMES, PROFILES
 from osteo_utils.runs import RunError, write_run
+from osteo_utils.scoring import evaluate
 
 SCORES = ("precision", "recall", "f1")
 
@@ -122,17 +123,17 @@ def test_classification_table_has_scores_intervals_and_support(make_run):
 
 
 def test_scores_are_written_with_their_interval():
-    assert reports.with_interval({"value": 0.8, "low": 0.7, "high": 0.9}) == "0.80 (0.70 to 0.90)"
-    assert reports.with_interval({"value": 0.8, "low": None, "high": None}).endswith(
+    assert evaluate.with_interval({"value": 0.8, "low": 0.7, "high": 0.9}) == "0.80 (0.70 to 0.90)"
+    assert evaluate.with_interval({"value": 0.8, "low": None, "high": None}).endswith(
         "(no interval)"
     )
-    assert reports.with_interval(dict.fromkeys(("value", "low", "high"))) == "not measurable"
+    assert evaluate.with_interval(dict.fromkeys(("value", "low", "high"))) == "not measurable"
 
 
 def test_a_calibration_error_stands_beside_what_a_calibrated_model_has():
     error, calibrated = {"value": 0.0551, "low": None}, {"value": 0.05, "low": 0.03, "high": 0.08}
     told = "0.06 (if calibrated: 0.03 to 0.08)"
-    assert reports.beside_calibrated(error, calibrated) == told
+    assert evaluate.beside_calibrated(error, calibrated) == told
 
 
 def test_examples_are_the_surest_and_the_least_sure(make_run):

@@ -14,6 +14,7 @@ from osteo_utils import registry, runs
 from osteo_utils.data.splits import PARTS, split_hash
 from osteo_utils.errors import ImageError
 from osteo_utils.networks import training
+from osteo_utils.networks.cost import multiply_adds
 from osteo_utils.networks.models import build
 from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import PROFILES
@@ -108,6 +109,7 @@ def test_run_folder_is_whole_and_says_what_it_is(data, whole):
     assert {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"} <= set(run.history)
     assert run.info["best_epoch"] == run.history["val_loss"].argmin() + 1
     assert run.info["epochs_run"] == 4
+    assert run.info["multiply_adds"] == multiply_adds(load_model(run))
     assert run.info["precision"] == "float32"
     assert run.info["parameters"] == load_model(run).count_params()
     assert run.info["seconds"] > 0
