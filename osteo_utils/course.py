@@ -238,9 +238,7 @@ def split(course: Course) -> pd.DataFrame:
             _refuse_if_used(course.folder, changes)
             print(f"The films have changed since the split ({changes}): splitting again.")
         else:
-            print(
-                "No split of this corpus yet: splitting now (the chapter on splitting explains it)."
-            )
+            print("No split of this corpus yet: splitting now (see the chapter on splitting).")
         parts = make_split(images)
         parts.attrs["films"] = films
         path.unlink(missing_ok=True)
