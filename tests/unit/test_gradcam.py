@@ -306,7 +306,7 @@ def end_of(make):
     [
         (lambda: end_of(lambda a, b: [a, b]), r"one output of shape \(n, classes\), found \["),
         (lambda: end_of(lambda a, b: {"a": a, "b": b}), r"one output of shape"),
-        (lambda: keras.Model(*[keras.Input((32, 32, 1))] * 2), r"one output of shape"),
+        (lambda: keras.Sequential([keras.Input((8, 8, 1)), layers.ReLU()]), r"one output of shape"),
         (lambda: end_of(lambda a, _: layers.Reshape((3, 1))(a)), r"one output of shape"),
         (Subclassed, "functional or built Sequential model, found a Subclassed"),
         (lambda: keras.Sequential([layers.Conv2D(3, 3), layers.Flatten()]), "found a Sequential"),
