@@ -11,6 +11,16 @@ def printable(text: object) -> str:
     r"""One line for a terminal or a table: what is not printable stands as a Python escape.
 
     A carriage return is `\r`, a byte of a file name that is no UTF-8 `\udcff`.
+
+    Args:
+        text: Anything; its `str` is shown.
+
+    Returns:
+        The text in one line, without control characters.
+
+    Example:
+        >>> print(printable("knee" + chr(13) + "1.png"))
+        knee\r1.png
     """
     return "".join(map(_shown, str(text)))
 
@@ -20,16 +30,37 @@ def _shown(c: str) -> str:
 
 
 def markdown(text: object) -> str:
-    """One line in which nothing is Markdown, MyST, mathematics or HTML.
+    r"""One line in which nothing is Markdown, MyST, mathematics or HTML.
 
     CommonMark lets a backslash stand before any punctuation of ASCII, and then it is only that.
+
+    Args:
+        text: Anything; its `str` is shown.
+
+    Returns:
+        The text in one line, each run of white space a single space, each punctuation escaped.
+
+    Example:
+        >>> print(markdown("a *b*"))
+        a \*b\*
     """
     line = printable(" ".join(str(text).split()))
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", line)
 
 
 def spreadsheet(value: object) -> object:
-    """The value of a cell: a text printable, and none that a spreadsheet takes for a formula."""
+    """The value of a cell: a text printable, and none that a spreadsheet takes for a formula.
+
+    Args:
+        value: Anything; what is no text stays as it is.
+
+    Returns:
+        The value; an apostrophe stands before a text that begins with =, +, - or @.
+
+    Example:
+        >>> spreadsheet("=1+1"), spreadsheet(-1)
+        ("'=1+1", -1)
+    """
     if not isinstance(value, str):
         return value
     text = printable(value)

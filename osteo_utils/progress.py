@@ -12,7 +12,11 @@ from tqdm import tqdm
 
 
 def watched() -> bool:
-    """Whether this is a terminal or a notebook, and OSTEO_PROGRESS does not say 0."""
+    """Whether this is a terminal or a notebook, and OSTEO_PROGRESS does not say 0.
+
+    Returns:
+        True where progress is shown.
+    """
     return os.environ.get("OSTEO_PROGRESS") != "0" and (sys.stderr.isatty() or _in_notebook())
 
 
@@ -27,6 +31,17 @@ def progress(
 ) -> Any:  # noqa: ANN401  (tqdm has no types)
     """A bar that names the work and, once it runs, the time left; silent where nobody watches.
 
-    `total` is needed where the iterable has no length. Without an iterable call `update` yourself.
+    Args:
+        iterable: What is worked through; without one call `update` of the bar yourself.
+        what: Name of the work.
+        total: How many items there are; needed where the iterable has no length.
+        unit: What one item is called.
+
+    Returns:
+        The bar of tqdm, which gives the items of the iterable.
+
+    Example:
+        >>> sum(progress([1, 2, 3], "adding"))
+        6
     """
     return tqdm(iterable, what, total, unit=unit, disable=not watched())

@@ -20,8 +20,20 @@ OSTEOPOROSIS_AT_OR_BELOW: Final = -2.5
 def class_of_t_score(t_score: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Class index of each T-score by the WHO thresholds (WHO Technical Report Series 843, 1994).
 
-    Normal at or above -1.0, Osteopenia between, Osteoporosis at or below -2.5. Any shape in,
-    the same shape out. Raises `ValueError` for a T-score that is not a finite number.
+    Normal at or above -1.0, Osteopenia between, Osteoporosis at or below -2.5.
+
+    Args:
+        t_score: T-scores in standard deviations, any shape.
+
+    Returns:
+        Places in `CLASS_NAMES`, 0 to 2, of the same shape.
+
+    Raises:
+        ValueError: A T-score is not a finite number.
+
+    Example:
+        >>> class_of_t_score([-0.5, -1.0, -1.1, -2.5])
+        array([0, 0, 1, 2])
     """
     t = np.asarray(t_score, dtype=float)
     if not np.isfinite(t).all():
@@ -30,7 +42,21 @@ def class_of_t_score(t_score: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
 
 def class_index(name: str) -> int:
-    """Index of a class name, whatever its case and surrounding space; `ValueError` if unknown."""
+    """Index of a class name, whatever its case and surrounding space.
+
+    Args:
+        name: One of `CLASS_NAMES`.
+
+    Returns:
+        Its place in `CLASS_NAMES`, 0 to 2.
+
+    Raises:
+        ValueError: No class has this name.
+
+    Example:
+        >>> class_index(" OSTEOPENIA ")
+        1
+    """
     key = name.strip().casefold()
     for index, known in enumerate(CLASS_NAMES):
         if known.casefold() == key:
@@ -40,7 +66,12 @@ def class_index(name: str) -> int:
 
 @dataclass(frozen=True)
 class Score:
-    """A score of `scoring.evaluate.scores`: its title, and what a perfect classifier has."""
+    """A score of `scoring.evaluate.scores`.
+
+    Attributes:
+        title: What tables and figures call it.
+        best: What a perfect classifier has.
+    """
 
     title: str
     best: float
@@ -68,24 +99,44 @@ FILM: Final = ("path", "sha256")  # what a film is, in a listing
 
 @dataclass(frozen=True)
 class Profile:
-    """Settings of one profile; sizes in pixels, patients have two knees each."""
+    """Settings of one profile; patients have two knees each.
+
+    Attributes:
+        name: Of the profile, as in a folder of runs.
+        patients: Of the simulated corpus.
+        corpus_size: Side of the phantom radiographs on disk, in pixels.
+        image_size: Side of what the networks see, in pixels.
+        epochs: From scratch, or of fine-tuning.
+        batch_size: Images in a batch, at most.
+        seeds: Training seeds of each model.
+        resamples: Bootstrap resamples behind each interval.
+        weights: What the training starts from: ImageNet's weights; "members", for a fusion, the
+            runs of its members; None, nothing.
+        precision: Keras dtype policy to train in.
+        head_epochs: Of the first stage of transfer, on cached features.
+        for_tests: Whether its numbers mean nothing; what is missing is trained unasked.
+        training_time: Of all networks, in words.
+        width: The network's own share of its published width, or all of it.
+        patience: Epochs without a lower loss before the rate falls; 0: it falls by a plan.
+        replaces_stale: Whether a finished run that no longer fits is trained again unasked.
+    """
 
     name: str
     patients: int
-    corpus_size: int  # side of the phantom radiographs on disk
-    image_size: int  # side of what the networks see
-    epochs: int  # from scratch, or of fine-tuning
+    corpus_size: int
+    image_size: int
+    epochs: int
     batch_size: int
-    seeds: tuple[int, ...]  # training seeds of each model
-    resamples: int  # bootstrap resamples behind each interval
-    weights: Literal["imagenet", "members"] | None  # members: a fusion starts from their runs
+    seeds: tuple[int, ...]
+    resamples: int
+    weights: Literal["imagenet", "members"] | None
     precision: Literal["float32", "mixed_bfloat16"]
-    head_epochs: int = 40  # of the first stage of transfer, on cached features
-    for_tests: bool = False  # its numbers mean nothing; what is missing is trained unasked
-    training_time: str = "hours"  # of all networks, in words
+    head_epochs: int = 40
+    for_tests: bool = False
+    training_time: str = "hours"
     width: Literal["thin", "published"] = "thin"
-    patience: int = 0  # epochs without a lower loss before the rate falls; 0: it falls by a plan
-    replaces_stale: bool = True  # a finished run that no longer fits is trained again unasked
+    patience: int = 0
+    replaces_stale: bool = True
 
 
 PROFILES: Final = {
@@ -115,7 +166,21 @@ STUDY: Final = Profile(
 
 
 def get_profile(name: str) -> Profile:
-    """The profile of that name; `ValueError` names the choices."""
+    """The profile of a name.
+
+    Args:
+        name: A key of `PROFILES`: "smoke", "quick" or "full".
+
+    Returns:
+        Its settings.
+
+    Raises:
+        ValueError: No profile has this name; the message names the choices.
+
+    Example:
+        >>> get_profile("quick").image_size
+        96
+    """
     if name not in PROFILES:
         raise ValueError(f"profile: expected one of {', '.join(PROFILES)}, found {name!r}")
     return PROFILES[name]
@@ -123,32 +188,71 @@ def get_profile(name: str) -> Profile:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What is particular to one architecture; sizes in pixels."""
+    """What is particular to one architecture.
+
+    Attributes:
+        name: Its key in `ARCHITECTURES`, or those of its members joined by "+".
+        title: What tables and figures call it.
+        preprocessing: What the backbone expects: a key of `models.PREPROCESSING`, of a fusion
+            several.
+        channels: Of its input: 1 grey, 3 grey repeated.
+        native_size: Side of the images that it was published for, in pixels.
+        min_size: Least side of an image, in pixels.
+        last_conv: The layer whose maps Grad-CAM weighs.
+        learning_rate: Peak, from scratch.
+        year: Of its publication.
+        paper: Key in book/references.bib.
+        last_conv_below: On images with a side below the first, in pixels, where the last maps are 1
+            x 1, the layer that takes the place of `last_conv`.
+        parameters: As published, with its own classifier of 1,000 classes; 0 if it was not
+            published with one.
+        pretrained: Whether ImageNet weights exist.
+        fine_tuned_from: The first layer that moves in the second stage of transfer.
+        thin: Share of the published width that hundreds of films can fill, 0 to 1.
+        members: Of a fusion: the backbones whose vectors are joined.
+        hidden: Units between the vector and the logits; 0 for none.
+        recipes: By profile, in what its training differs from the profile. Those of quick are what
+            two cores can train within the time of a build (measured; see
+            benchmarks/bench_training.py).
+    """
 
     name: str
     title: str
-    preprocessing: str  # what the backbone expects: a key of PREPROCESSING, of a fusion several
-    channels: int  # of its input: 1 grey, 3 grey repeated
+    preprocessing: str
+    channels: int
     native_size: int
     min_size: int
-    last_conv: str  # the layer whose maps Grad-CAM weighs
-    learning_rate: float  # peak, from scratch
+    last_conv: str
+    learning_rate: float
     year: int
-    paper: str  # key in book/references.bib
-    last_conv_below: tuple[int, str] = (0, "")  # on smaller images, where its maps are 1 x 1
-    parameters: int = 0  # as published, with its own classifier of 1,000 classes
-    pretrained: bool = False  # whether ImageNet weights exist
-    fine_tuned_from: str = ""  # the first layer that moves in the second stage of transfer
-    thin: float = 1.0  # share of the published width that hundreds of films can fill
-    members: tuple[str, ...] = ()  # of a fusion: the backbones whose vectors are joined
-    hidden: int = 0  # units between the vector and the logits
-    # By profile, in what its training differs from the profile. Those of quick: what two cores
-    # can train within the time of a build (measured; see benchmarks/bench_training.py).
+    paper: str
+    last_conv_below: tuple[int, str] = (0, "")
+    parameters: int = 0
+    pretrained: bool = False
+    fine_tuned_from: str = ""
+    thin: float = 1.0
+    members: tuple[str, ...] = ()
+    hidden: int = 0
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
 
 def get_architecture(name: str) -> Architecture:
-    """The architecture of that name, or the fusion of "a+b"; `ValueError` names the choices."""
+    """The architecture of a name.
+
+    Args:
+        name: A key of `ARCHITECTURES`, or backbones joined by "+", as "a+b", for their `fusion`.
+
+    Returns:
+        What is particular to it.
+
+    Raises:
+        ValueError: No architecture has this name, and the message names the choices; or the named
+            backbones cannot be fused.
+
+    Example:
+        >>> get_architecture("vgg16").last_conv
+        'block5_conv3'
+    """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
     if "+" in name:
@@ -159,8 +263,22 @@ def get_architecture(name: str) -> Architecture:
 def fusion(*members: str) -> Architecture:
     """Feature-level fusion: the pooled vectors of several backbones joined before the classifier.
 
-    The layers of each member carry its name as a prefix. `ValueError` for fewer than two members,
-    the same one twice, or a member that is itself a fusion.
+    The layers of each member carry its name as a prefix.
+
+    Args:
+        members: Names of two or more different backbones.
+
+    Returns:
+        The architecture of the fusion, named after its members.
+
+    Raises:
+        ValueError: Fewer than two members, the same one twice, an unknown one, or one that is
+            itself a fusion.
+
+    Example:
+        >>> fused = fusion("vgg16", "inception_v3")
+        >>> fused.name, fused.min_size, fused.last_conv
+        ('vgg16+inception_v3', 75, 'vgg16_block5_conv3')
     """
     parts = [get_architecture(member) for member in members]
     if len(set(members)) < 2 or len(set(members)) < len(members) or any(p.members for p in parts):
@@ -183,10 +301,24 @@ def fusion(*members: str) -> Architecture:
 
 
 def last_conv_layers(name: str, image_size: int | None = None) -> dict[str, str]:
-    """The layer that Grad-CAM weighs, by branch: one entry, or one for each member of a fusion.
+    """The layer that Grad-CAM weighs, by branch.
 
-    `image_size` in pixels, if not native: on small images the last maps of some networks shrink to
-    one value, and an earlier layer takes their place.
+    On small images the last maps of some networks shrink to one value, and an earlier layer takes
+    their place.
+
+    Args:
+        name: Of the architecture, as `get_architecture` takes it.
+        image_size: Side of the images in pixels, if not native.
+
+    Returns:
+        One entry, the name to its layer; of a fusion one for each member.
+
+    Raises:
+        ValueError: No architecture has this name.
+
+    Example:
+        >>> last_conv_layers("inception_v3", 80), last_conv_layers("inception_v3", 299)
+        ({'inception_v3': 'mixed7'}, {'inception_v3': 'mixed10'})
     """
     architecture = get_architecture(name)
     if not architecture.members:
@@ -366,10 +498,25 @@ OFFERED: Final = ("custom_cnn", "mobilenet_v2")
 
 
 def recipe(profile: Profile, model: str) -> Profile:
-    """The profile with the image size, epochs, seeds and precision that this model needs in it.
+    """The profile with the image size, epochs, seeds and precision that a model needs in it.
 
     No network sees images below its least size. A fusion of two backbones, "a+b", sees the larger
-    images of the two. `ValueError` for an unknown model.
+    images of the two.
+
+    Args:
+        profile: The profile as it is for all models.
+        model: Name of the architecture, as `get_architecture` takes it.
+
+    Returns:
+        The profile for this model.
+
+    Raises:
+        ValueError: No architecture has this name.
+
+    Example:
+        >>> smoke = get_profile("smoke")
+        >>> recipe(smoke, "vgg16").image_size, recipe(smoke, "xception").image_size
+        (64, 71)
     """
     architecture = get_architecture(model)
     changes: dict[str, Any] = {"image_size": max(profile.image_size, architecture.min_size)}

@@ -39,50 +39,123 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """One trained model and what it predicts, as read from its folder."""
+    """One trained model and what it predicts, as read from its folder.
+
+    Attributes:
+        folder: Where it lies.
+        info: Content of `run.json`: class order, seed, split hash, versions, settings and more.
+        predictions: Columns `PREDICTION_COLUMNS`, a row for each film of the parts validation and
+            test.
+        metrics: Part to score to value, low and high, the ends of its interval; None for what could
+            not be measured.
+        history: A row for each epoch.
+    """
 
     folder: Path
-    info: dict[str, Any]  # run.json: class order, seed, split hash, versions, settings, ...
-    predictions: pd.DataFrame  # columns PREDICTION_COLUMNS, validation and test rows
-    metrics: dict[str, dict[str, dict[str, float]]]  # part -> score -> value, low, high
-    history: pd.DataFrame  # one row an epoch
+    info: dict[str, Any]
+    predictions: pd.DataFrame
+    metrics: dict[str, dict[str, dict[str, float]]]
+    history: pd.DataFrame
 
 
 def run_folder(runs: Path, corpus: str, profile: str, model: str, seed: int) -> Path:
-    """Where the run of that corpus, profile, model and seed lives."""
+    """Where the run of that corpus, profile, model and seed lives.
+
+    Args:
+        runs: The folder of all runs.
+        corpus: Name of the corpus in paths, see `corpus.corpus_name`.
+        profile: Name of the profile.
+        model: Name of the architecture.
+        seed: Of the training.
+
+    Returns:
+        The folder, whether it exists or not.
+
+    Example:
+        >>> run_folder(Path("runs"), "simulated", "quick", "vgg16", 0).as_posix()
+        'runs/simulated/quick/vgg16/seed0'
+    """
     return Path(runs) / corpus / profile / model / f"seed{seed}"
 
 
 def model_digest(run: Run) -> str:
-    """SHA-256 (hex) of the trained network: what is made from it is held against this."""
+    """SHA-256 of the trained network: what is made from it is held against this.
+
+    Args:
+        run: A finished run.
+
+    Returns:
+        Sixty-four hexadecimal digits, of the file `model.keras`.
+
+    Raises:
+        FileNotFoundError: The run has no such file.
+    """
     return hashlib.sha256((run.folder / "model.keras").read_bytes()).hexdigest()
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the run has been written to its end."""
+    """Whether the run has been written to its end.
+
+    Args:
+        folder: Of the run.
+
+    Returns:
+        True if it holds `run.json`.
+    """
     return (Path(folder) / "run.json").is_file()
 
 
 def run_digest(folder: Path) -> str:
-    """Sixteen hexadecimal digits that stand for this training and no other; `RunError` if none."""
+    """Sixteen hexadecimal digits that stand for this training and no other.
+
+    Args:
+        folder: Of the run.
+
+    Returns:
+        The beginning of the SHA-256 of `run.json`.
+
+    Raises:
+        RunError: There is no finished run.
+    """
     if not is_complete(folder):
         raise unfinished(folder)
     return hashlib.sha256((Path(folder) / "run.json").read_bytes()).hexdigest()[:16]
 
 
 def member_folder(folder: Path, member: str) -> Path:
-    """Where the run lies from which a branch of the fusion in `folder` starts: of the same seed."""
+    """Where the run lies from which a branch of a fusion starts: of the same seed.
+
+    Args:
+        folder: Of the run of the fusion.
+        member: Name of the backbone.
+
+    Returns:
+        The folder of the member's run, whether it exists or not.
+
+    Example:
+        >>> member_folder(Path("quick/late_fusion/seed1"), "vgg16").as_posix()
+        'quick/vgg16/seed1'
+    """
     return folder.parent.parent / member / folder.name
 
 
 def settings_of(
     method: Mapping[str, Any], split: Mapping[str, str], seed: int, folder: Path
 ) -> dict[str, Any]:
-    """Everything that decides what the training in `folder` is; two that differ here never mix.
+    """Everything that decides what a training is; two that differ here never mix.
 
-    `method` as `training.method_of` gives it for the network, `split` as `split_identity` does.
     The keys stand in `run.json`. A fusion that starts from its members' runs belongs to those that
-    are there: `members` holds their digests, None for one that is not there.
+    are there.
+
+    Args:
+        method: What `training.method_of` gives for the network.
+        split: What `splits.split_identity` gives for the split.
+        seed: Of the training.
+        folder: Of its run.
+
+    Returns:
+        The settings. Of such a fusion `members` holds the digests of its members' runs
+        (`run_digest`), None for one that is not there.
     """
     settings = {**method, **split, "seed": seed}
     if names := method.get("members"):
@@ -93,9 +166,20 @@ def settings_of(
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-    """How the settings of a run differ from those expected, in one line; "" if they do not.
+    """How the settings of a run differ from those expected, in one line.
 
     What `run.json` holds besides the expected keys decides nothing and is not looked at.
+
+    Args:
+        found: Settings of the run, as in `run.json`.
+        expected: Settings as they are now, see `settings_of`.
+
+    Returns:
+        The first four differences and how many more there are, or "" if there are none.
+
+    Example:
+        >>> differences({"epochs": 8, "device": "cpu"}, {"epochs": 9})
+        'epochs: expected 9, found 8'
     """
     old, new = _flat(found), _flat(expected)
     old = {key: value for key, value in old.items() if key.partition(".")[0] in expected}
@@ -105,7 +189,15 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
 
 
 def no_longer_fits(folder: Path, changed: str) -> RunError:
-    """The error about a training whose settings are no longer those asked for (`differences`)."""
+    """The error about a training whose settings are no longer those asked for.
+
+    Args:
+        folder: Of the run.
+        changed: How they differ, see `differences`.
+
+    Returns:
+        The error, to be raised.
+    """
     return RunError(
         f"{folder}: holds a training on other data or settings ({changed}); "
         "delete that folder to train anew, or use other runs"
@@ -113,7 +205,14 @@ def no_longer_fits(folder: Path, changed: str) -> RunError:
 
 
 def unfinished(folder: Path) -> RunError:
-    """The error about a run that is not there or was not written to its end."""
+    """The error about a run that is not there or was not written to its end.
+
+    Args:
+        folder: Of the run.
+
+    Returns:
+        The error, to be raised.
+    """
     return RunError(f"{folder}: expected a finished run with run.json, found none; train it first")
 
 
@@ -131,7 +230,14 @@ def _brief(value: Any) -> Any:  # noqa: ANN401
 
 
 def installed_versions(packages: Sequence[str]) -> dict[str, str]:
-    """The versions of those packages that are installed."""
+    """The versions of those packages that are installed.
+
+    Args:
+        packages: Names, as on PyPI.
+
+    Returns:
+        Name to version; a package that is not installed is left out.
+    """
     found = {}
     for name in packages:
         try:
@@ -152,8 +258,22 @@ def write_run(
 ) -> Run:
     """Write every file of the run, `run.json` last, and read it back with all checks.
 
-    `extra` writes further files into the folder. An old run there ends first: between two
-    trainings the folder is unfinished, never a mixture.
+    An old run there ends first: between two trainings the folder is unfinished, never a mixture.
+
+    Args:
+        folder: Of the run; made if it is not there.
+        info: Content of `run.json`.
+        model: The trained Keras model.
+        predictions: Columns `PREDICTION_COLUMNS`.
+        metrics: Part to score to value, low and high.
+        history: A row for each epoch.
+        extra: Writes further files into the folder that it is called with.
+
+    Returns:
+        The run as it was read back.
+
+    Raises:
+        RunError: What was written does not pass the checks of `read_run`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -169,10 +289,18 @@ def write_run(
 
 
 def read_run(folder: Path, split_hash: str | None = None) -> Run:
-    """The run in `folder`, checked; `split_hash`, if given, must be that of the run.
+    """The run in a folder, checked.
 
-    Raises `RunError` when the run is unfinished or damaged, its classes are in another order, its
-    probabilities are not probabilities, or it was trained on another split.
+    Args:
+        folder: Of the run.
+        split_hash: If given, the hash of the split that the run must be on.
+
+    Returns:
+        The run.
+
+    Raises:
+        RunError: The run is unfinished or damaged, its classes are in another order, its labels are
+            no classes, its probabilities are not probabilities, or it was trained on another split.
     """
     folder = Path(folder)
     if not is_complete(folder):
@@ -189,12 +317,32 @@ def read_run(folder: Path, split_hash: str | None = None) -> Run:
 
 
 def probabilities(predictions: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """The (n, 3) array of probabilities in the order of `CLASS_NAMES`."""
+    """The probabilities in a table of predictions as an array.
+
+    Args:
+        predictions: Has the columns `PROBABILITY_COLUMNS`.
+
+    Returns:
+        Shape (n, 3), in the order of `CLASS_NAMES`.
+
+    Example:
+        >>> row = {"p_normal": 0.5, "p_osteopenia": 0.25, "p_osteoporosis": 0.25}
+        >>> probabilities(pd.DataFrame([row])).tolist()
+        [[0.5, 0.25, 0.25]]
+    """
     return predictions[list(PROBABILITY_COLUMNS)].to_numpy(dtype=float)
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write JSON to a temporary name beside `file` and move it into place."""
+    """Write JSON to a temporary name beside a file and move it into place.
+
+    Args:
+        file: To be written, in a folder that exists.
+        content: What JSON can hold.
+
+    Raises:
+        PermissionError: The file may not be replaced, as one that is open on Windows.
+    """
     text = json.dumps(content, indent=2) + "\n"
     replace_file(file, lambda part: part.write_text(text, encoding="utf-8"))
 

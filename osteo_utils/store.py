@@ -31,9 +31,12 @@ if TYPE_CHECKING:
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock that belongs to a file or folder, whether that exists yet or not.
 
-    The lock is the hidden file `.<name>.lock` beside `path`, which stays. It is let go when the
-    process ends, however it ends, and may be taken again by the thread that holds it. Whoever has
-    to wait for another process or thread is told so on stderr.
+    The lock is the hidden file `.<name>.lock` beside it, which stays. It is let go when the process
+    ends, however it ends, and may be taken again by the thread that holds it. Whoever has to wait
+    for another process or thread is told so on stderr.
+
+    Args:
+        path: Of the file or folder; folders above it are made.
     """
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,11 +53,25 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, with its suffix, and move it into place.
+    """Let a function fill a temporary file beside `path`, and move it into place.
 
-    Of two writers at once the later one wins, and both files are whole. What `write` raises
-    leaves `path` as it was and nothing else behind; so does a `path` that may not be replaced
-    (`PermissionError`), as one that is open on Windows.
+    Of two writers at once the later one wins, and both files are whole. If `write` raises, `path`
+    is as it was and nothing else is left behind; so it is where `path` may not be replaced.
+
+    Args:
+        path: Of the file, in a folder that exists.
+        write: Called with the path of the temporary file, which has the same suffix.
+
+    Raises:
+        PermissionError: `path` may not be replaced, as one that is open on Windows.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "note.txt"
+        ...     replace_file(file, lambda part: part.write_text("whole"))
+        ...     file.read_text()
+        'whole'
     """
     path = Path(path)
     _clear_dead_parts(path.parent)
@@ -85,10 +102,17 @@ def _move(part: Path, path: Path) -> None:
 
 
 def make_folder(path: Path, fill: Callable[[Path], None]) -> Path:
-    """Let `fill` write into a hidden folder beside `path` and move it into place, once.
+    """Let a function fill a hidden folder beside `path`, and move it into place, once.
 
-    What is there already is returned as it is; of two makers at once the second one waits and
-    finds the work of the first. What `fill` raises leaves nothing behind.
+    What is there already is returned as it is. Of two makers at once the second one waits and finds
+    the work of the first. If `fill` raises, nothing is left behind.
+
+    Args:
+        path: Of the folder.
+        fill: Called with the path of the hidden folder, which is empty.
+
+    Returns:
+        `path`, which exists now.
     """
     path = Path(path)
     with locked(path):
@@ -106,18 +130,50 @@ def make_folder(path: Path, fill: Callable[[Path], None]) -> Path:
 
 
 def rows_digest(table: "pd.DataFrame", columns: Sequence[str]) -> str:
-    """SHA-256 (hex) over these columns of a table, as text; the order of its rows is no matter."""
+    """SHA-256 over these columns of a table, as text; the order of its rows is no matter.
+
+    Args:
+        table: Has these columns.
+        columns: Their names; their order counts.
+
+    Returns:
+        Sixty-four hexadecimal digits.
+
+    Example:
+        >>> import pandas as pd
+        >>> films = pd.DataFrame({"path": ["a.png", "b.png"], "label": [0, 1]})
+        >>> rows_digest(films, ["path", "label"]) == rows_digest(films[::-1], ["path", "label"])
+        True
+    """
     rows = sorted(table[list(columns)].astype(str).to_numpy().tolist())
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def source_digest(*files: str) -> str:
-    """SHA-256 (hex) of these source files: the same code gives the same results."""
+    """SHA-256 of these source files: the same code gives the same results.
+
+    Args:
+        files: Their paths; their order counts.
+
+    Returns:
+        Sixty-four hexadecimal digits.
+    """
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 
 def natural_key(path: str) -> tuple[list[tuple[int, str]], str]:
-    """Sort key in which 2 comes before 10, and case matters only between equals."""
+    """Sort key in which 2 comes before 10, and case matters only between equals.
+
+    Args:
+        path: Any text, such as a path.
+
+    Returns:
+        What `sorted` takes as the key of it.
+
+    Example:
+        >>> sorted(["b.png", "film10.png", "Film2.png"], key=natural_key)
+        ['b.png', 'Film2.png', 'film10.png']
+    """
     pieces = re.split(r"(\d+)", path.casefold())
     return [(int(p), "") if p.isdecimal() else (-1, p) for p in pieces], path
 
