@@ -46,28 +46,54 @@ _FOLDS: Final = 5
 
 
 class Aligned(NamedTuple):
-    """One part of several runs, row by row the same images."""
+    """One part of several runs, row by row the same images.
 
-    labels: Ints  # (n,)
-    groups: npt.NDArray[Any]  # (n,)
-    paths: npt.NDArray[Any]  # (n,)
-    members: list[Floats]  # a (n, 3) array of probabilities for each run
+    Attributes:
+        labels: True classes, integers 0 to 2, shape (n,).
+        groups: Patient or duplicate family of each image, shape (n,).
+        paths: Of the images, below the corpus folder, shape (n,).
+        members: Probabilities of each run, shape (n, 3) each.
+    """
+
+    labels: Ints
+    groups: npt.NDArray[Any]
+    paths: npt.NDArray[Any]
+    members: list[Floats]
 
 
 def published_key(name: str) -> str:
-    """What remains of a model's name, title or published name: "VGG 16 + VGG 19", "vgg16+vgg19".
+    """What remains of a model's name, title or published name.
 
     Lower case, without spaces and underscores; so it is the same for a row of
     `data/published_summary.csv`, for the title in the registry and for a pair joined by "+".
+
+    Args:
+        name: Such as "VGG 16 + VGG 19".
+
+    Returns:
+        Its letters, digits and "+".
+
+    Example:
+        >>> published_key("VGG 16 + VGG 19"), published_key("custom_cnn")
+        ('vgg16+vgg19', 'customcnn')
     """
     return "".join(c for c in name.casefold() if c.isalnum() or c == "+")
 
 
 def aligned(runs: Sequence[Run], part: str) -> Aligned:
-    """Labels, groups, paths and the probabilities of every run on `part`, checked to fit together.
+    """What every run says of one part, checked to fit together.
 
-    Raises `RunError` when the runs were made on different splits, with different class orders, or
-    hold other images, labels or groups (or the same in another order) than the first.
+    Args:
+        runs: Finished runs, one or more.
+        part: "validation" or "test".
+
+    Returns:
+        Labels, groups, paths and the probabilities of every run.
+
+    Raises:
+        RunError: There is no run, or the runs were made on different splits, with different class
+            orders, or hold other images, labels or groups (or the same in another order) than the
+            first. Or the part has no image.
     """
     if not runs:
         raise RunError("ensemble: expected at least one run, found none")
@@ -84,9 +110,23 @@ def aligned(runs: Sequence[Run], part: str) -> Aligned:
 
 
 def soft_vote(members: Members, weights: npt.ArrayLike | None = None) -> Floats:
-    """Weighted mean of the members' probabilities, shape (n, 3); equal weights if none are given.
+    """Weighted mean of the members' probabilities.
 
-    Weights are non-negative and sum to 1, one for each member; `ValueError` otherwise.
+    Args:
+        members: Probabilities of each member, shape (n, 3) each.
+        weights: One for each of the m members, non-negative, with sum 1. Equal ones if none are
+            given.
+
+    Returns:
+        Rows that sum to 1, shape (n, 3).
+
+    Raises:
+        ValueError: The weights are not such, the members differ in shape, or there are none.
+
+    Example:
+        >>> members = [np.array([[0.5, 0.5, 0.0]]), np.array([[1.0, 0.0, 0.0]])]
+        >>> soft_vote(members).tolist(), soft_vote(members, [0.0, 1.0]).tolist()
+        ([[0.75, 0.25, 0.0]], [[1.0, 0.0, 0.0]])
     """
     p = _stacked(members)
     if weights is None:
@@ -100,10 +140,24 @@ def soft_vote(members: Members, weights: npt.ArrayLike | None = None) -> Floats:
 
 
 def majority_vote(members: Members) -> Floats:
-    """Share of the members that answer each class, shape (n, 3).
+    """Share of the members that answer each class.
 
     A tie, frequent with two members, goes to the class with the larger mean probability: the soft
     vote counts as a millionth of a voter.
+
+    Args:
+        members: Probabilities of each member, shape (n, 3) each.
+
+    Returns:
+        Rows that sum to 1, shape (n, 3).
+
+    Raises:
+        ValueError: The members differ in shape, or there are none.
+
+    Example:
+        >>> members = np.array([[[0.6, 0.4, 0]], [[0.6, 0.4, 0]], [[0, 1.0, 0]]])
+        >>> majority_vote(members).round(2).tolist()  # the soft vote would be the other class
+        [[0.67, 0.33, 0.0]]
     """
     p = _stacked(members)
     votes = np.eye(len(CLASS_NAMES))[p.argmax(axis=2)].sum(axis=0)
@@ -111,11 +165,25 @@ def majority_vote(members: Members) -> Floats:
 
 
 def choose_weights(labels: npt.ArrayLike, members: Members) -> Floats:
-    """The weights of a soft vote, shape (m,), with the lowest log loss on these images.
+    """The weights of a soft vote with the lowest log loss on these images.
 
     Call it on validation. The loss is convex in the weights, so there is one best value, found by
-    sequential quadratic programming from equal weights; members that answer alike share theirs. A
-    member without use gets 0. `ValueError` where the search does not end.
+    sequential quadratic programming from equal weights; members that answer alike share theirs.
+
+    Args:
+        labels: True classes, integers 0 to 2, shape (n,).
+        members: Probabilities of each of the m members, shape (n, 3) each.
+
+    Returns:
+        Non-negative numbers with sum 1, shape (m,). A member without use gets 0.
+
+    Raises:
+        ValueError: The search does not end, the members differ in shape, or there are none.
+
+    Example:
+        >>> right, unsure = np.eye(3)[[0, 1, 2]], np.full((3, 3), 1 / 3)
+        >>> choose_weights([0, 1, 2], [right, unsure]).round(3).tolist()
+        [1.0, 0.0]
     """
     y, p = np.asarray(labels, dtype=np.int64), _stacked(members)
     given = np.maximum(p[:, np.arange(len(y)), y], SMALLEST)  # to the true class, (m, n)
@@ -136,13 +204,28 @@ def choose_weights(labels: npt.ArrayLike, members: Members) -> Floats:
 
 @dataclass(frozen=True)
 class Stacking:
-    """A fitted second-level model; `predict_proba(members)` gives (n, 3) probabilities."""
+    """A fitted second-level model.
 
-    model: Any  # a scikit-learn pipeline of scaling and logistic regression
-    strength: float  # the inverse regularisation that the inner cross-validation chose
+    Attributes:
+        model: A scikit-learn pipeline of scaling and logistic regression.
+        strength: The inverse regularisation that the inner cross-validation chose.
+    """
+
+    model: Any
+    strength: float
 
     def predict_proba(self, members: Members) -> Floats:
-        """Probabilities of the images; a class that no image of the fit had gets 0."""
+        """Probabilities of the images.
+
+        Args:
+            members: Probabilities of each member, shape (n, 3) each, in the order of the fit.
+
+        Returns:
+            Rows that sum to 1, shape (n, 3); a class that no image of the fit had gets 0.
+
+        Raises:
+            ValueError: The members differ in shape, or are not as many as in the fit.
+        """
         out = np.zeros((_stacked(members).shape[1], len(CLASS_NAMES)))
         out[:, self.model.classes_] = self.model.predict_proba(_log_probabilities(members))
         return out
@@ -151,12 +234,24 @@ class Stacking:
 def fit_stacking(
     labels: npt.ArrayLike, members: Members, groups: npt.ArrayLike | None = None
 ) -> Stacking:
-    """Stacked generalisation (Wolpert 1992): logistic regression on the members' log-probabilities.
+    """Stacked generalisation: logistic regression on the members' log-probabilities (Wolpert 1992).
 
     Call it on validation. Classes count the same, as in the training of the members. The strength
-    of the penalty is chosen by the log loss in a cross-validation that keeps each of `groups`
-    together (each image by itself if none are given); in doubt the strongest. Raises `ValueError`
-    where fewer than two classes are present.
+    of the penalty is chosen by the log loss in a cross-validation that keeps groups together; in
+    doubt the strongest.
+
+    Args:
+        labels: True classes, integers 0 to 2, shape (n,).
+        members: Probabilities of each member, shape (n, 3) each.
+        groups: Patient or duplicate family of each image, shape (n,); each image by itself if none
+            are given.
+
+    Returns:
+        The fitted model.
+
+    Raises:
+        ValueError: Fewer than two classes are present, the members differ in shape, or there are
+            none.
     """
     y, x = np.asarray(labels, dtype=np.int64), _log_probabilities(members)
     g = np.arange(len(y)) if groups is None else np.asarray(groups)
@@ -171,9 +266,25 @@ def fit_stacking(
 def fit_combiner(
     how: How, labels: npt.ArrayLike, members: Members, groups: npt.ArrayLike | None = None
 ) -> Callable[[Members], Floats]:
-    """A function from members to (n, 3) probabilities, with all its choices made on these images.
+    """A function from members to probabilities, with all its choices made on these images.
 
-    `how` is "soft", "majority" (both choose nothing), "weighted" or "stacked".
+    Args:
+        how: "soft", "majority" (both choose nothing), "weighted" or "stacked".
+        labels: True classes, integers 0 to 2, shape (n,).
+        members: Probabilities of each member, shape (n, 3) each.
+        groups: Patient or duplicate family of each image, shape (n,), for "stacked".
+
+    Returns:
+        A function of a list of members, shape (m, 3) each, that returns rows that sum to 1, (m, 3).
+
+    Raises:
+        ValueError: `how` is none of these, or its choice fails (see `choose_weights`,
+            `fit_stacking`).
+
+    Example:
+        >>> members = [np.array([[0.5, 0.5, 0.0]]), np.array([[1.0, 0.0, 0.0]])]
+        >>> fit_combiner("soft", [0], members)(members).tolist()
+        [[0.75, 0.25, 0.0]]
     """
     if how == "weighted":
         return partial(soft_vote, weights=choose_weights(labels, members))
@@ -185,11 +296,24 @@ def fit_combiner(
 
 
 def ensemble_predictions(runs: Sequence[Run], how: How = "soft") -> pd.DataFrame:
-    """Predictions of an ensemble in the form of `predictions.csv`: validation rows, then test rows.
+    """Predictions of an ensemble in the form of `predictions.csv`.
 
     Test is predicted by the combiner fitted on all of validation. Each validation row is predicted
     by one fitted without its fold of groups, so that ensembles can be compared on validation
     without those that choose more looking better for it.
+
+    Args:
+        runs: Finished runs of one split, one or more.
+        how: As in `fit_combiner`.
+
+    Returns:
+        Validation rows, then test rows, columns path, group, part, label and a probability of each
+        class.
+
+    Raises:
+        RunError: The runs do not fit together (see `aligned`), or validation is too small to hold a
+            fold out.
+        ValueError: As `fit_combiner` raises it.
     """
     known, unseen = aligned(runs, "validation"), aligned(runs, "test")
     combine = fit_combiner(how, known.labels, known.members, known.groups)
@@ -199,15 +323,33 @@ def ensemble_predictions(runs: Sequence[Run], how: How = "soft") -> pd.DataFrame
 
 
 def diversity(labels: npt.ArrayLike, a: Floats, b: Floats) -> dict[str, float]:
-    """How differently two members, (n, 3) probabilities each, err.
+    """How differently two members err.
 
-    From right and wrong answers (Kuncheva & Whitaker 2003, 4): `disagreement`, share of the images
-    on which exactly one is right, 0 to 1; `double_fault`, share on which both are wrong;
-    `q_statistic` (Yule's Q) and `correlation` of being right, -1 to 1, 0 for independent members.
-    From the probabilities (Tumer & Ghosh 1996): `error_correlation`, -1 to 1, correlation over the
-    images of p minus the label's indicator, mean of the classes weighted by how common they are;
-    since the label is not the true probability, some of it is noise that all members share.
-    NaN where a measure is not defined, as with a member that is always right.
+    From right and wrong answers (Kuncheva & Whitaker 2003, 4): `disagreement`, `double_fault`,
+    `q_statistic` and `correlation`. From the probabilities (Tumer & Ghosh 1996):
+    `error_correlation`; since the label is not the true probability, some of it is noise that all
+    members share.
+
+    Args:
+        labels: True classes, integers 0 to 2, shape (n,).
+        a: Probabilities of the first member, shape (n, 3).
+        b: Probabilities of the second member, shape (n, 3).
+
+    Returns:
+        The measures by name. NaN where one is not defined, as with a member that is always right.
+
+        - `disagreement`: share of the images on which exactly one is right, 0 to 1.
+        - `double_fault`: share of the images on which both are wrong, 0 to 1.
+        - `q_statistic` (Yule's Q) and `correlation` of being right, -1 to 1, 0 for independent
+          members.
+        - `error_correlation`: correlation over the images of p minus the label's indicator, mean of
+          the classes weighted by how common they are, -1 to 1.
+
+    Example:
+        >>> a, b = np.eye(3)[[0, 1, 0, 0]], np.eye(3)[[0, 0, 2, 0]]  # right, right, wrong, wrong
+        >>> found = diversity([0, 1, 2, 2], a, b)  # b: right, wrong, right, wrong
+        >>> found["disagreement"], found["double_fault"], found["q_statistic"]
+        (0.5, 0.25, 0.0)
     """
     y = np.asarray(labels, dtype=np.int64)
     right_a, right_b = a.argmax(axis=1) == y, b.argmax(axis=1) == y

@@ -39,15 +39,38 @@ IF_CALIBRATED: Final = "ece_if_calibrated"  # the row of `bootstrap` to read "ec
 
 
 def scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> dict[str, float]:
-    """Every score of `probabilities`, shape (n, 3), against `labels`, shape (n,), by name.
+    """Every score of a classifier by its name.
 
-    `accuracy`, `balanced_accuracy` (mean recall), `precision_`, `recall_`, `f1_` of `macro`,
-    `weighted` and each class (`precision_normal`), `specificity_` of each class and `macro`,
-    `kappa_quadratic` (Cohen 1968: an error of two classes weighs four times one of one class),
-    `auc_macro` (mean of one class against the rest), `brier` (sum over classes of the squared
-    error, 0 to 2: Brier 1950; half of it is what some programs print for two classes) and `ece`
-    (top-label expected calibration error in 10 equal-width bins, Guo et al. 2017).
-    A precision without any prediction of that class is 0, as in scikit-learn.
+    A precision without any prediction of that class is 0, as in scikit-learn. What cannot be
+    measured is NaN. A class without an image has no score of its own, and a `macro` score, a mean
+    of all three classes, is NaN then. A `weighted` score leaves that class out.
+
+    Args:
+        labels: True classes, integers 0 to 2, shape (n,).
+        probabilities: Rows that sum to 1, shape (n, 3), in the order of `CLASS_NAMES`.
+
+    Returns:
+        Scores by name. All lie in 0 to 1, but for the kappa (-1 to 1) and the Brier score (0 to 2).
+
+        - `accuracy`, and `balanced_accuracy`, the mean recall.
+        - `precision_`, `recall_` and `f1_`, each of `macro`, `weighted` and each class
+          (`precision_normal`).
+        - `specificity_` of each class and `macro`.
+        - `kappa_quadratic`: an error of two classes weighs four times one of one class (Cohen
+          1968).
+        - `auc_macro`: mean of one class against the rest.
+        - `brier`: sum over classes of the squared error (Brier 1950). Half of it is what some
+          programs print for two classes.
+        - `ece`: top-label expected calibration error in 10 equal-width bins (Guo et al. 2017).
+
+    Raises:
+        ValueError: A label is not 0, 1 or 2, a row of probabilities does not sum to 1, or there are
+            not as many rows as labels, one or more.
+
+    Example:
+        >>> found = scores([0, 1, 2, 2], np.eye(3)[[0, 1, 2, 1]])
+        >>> found["accuracy"], found["recall_osteoporosis"], found["precision_normal"]
+        (0.75, 0.5, 1.0)
     """
     y, p = _checked(labels, probabilities)
     return {name: float(value[0]) for name, value in weighted_scores(y, p, _ones(y)).items()}
@@ -61,16 +84,38 @@ def bootstrap(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
-    """Value and percentile interval of every score; rows are scores, columns value, low, high.
+    """Value and percentile interval of every score.
 
-    Whole groups (patients, duplicate families) are drawn with replacement, since the images of
-    one patient are not independent (Field & Welsh 2007). A resample in which a score cannot be
-    measured is left out for that score alone. Works in a second or two for 1,000 resamples of a
-    few hundred images.
+    Whole groups (patients, duplicate families) are drawn with replacement, since the images of one
+    patient are not independent (Field & Welsh 2007). A resample in which a score cannot be measured
+    is left out for that score alone. Works in a second or two for 1,000 resamples of a few hundred
+    images.
 
     `ece` has no interval (low and high are NaN). A last row, `ece_if_calibrated`, says what a
     perfectly calibrated classifier of the same confidences has on these images: its mean ECE, and
     the ends between which a share of `confidence` of its ECEs lie.
+
+    Args:
+        labels: True classes, integers 0 to 2, shape (n,).
+        probabilities: Rows that sum to 1, shape (n, 3), in the order of `CLASS_NAMES`.
+        groups: Patient or duplicate family of each image, shape (n,).
+        resamples: How often the groups are drawn, at least 1.
+        seed: Of the drawing.
+        confidence: Share of the resamples inside the interval, 0 to 1.
+
+    Returns:
+        A row for each score of `scores` and one for `ece_if_calibrated`, columns value, low and
+        high.
+
+    Raises:
+        ValueError: Shapes or values do not fit (see `scores`), there is not one group for each
+            image, or there is no resample.
+
+    Example:
+        >>> y = [0, 1, 2, 2]
+        >>> table = bootstrap(y, np.eye(3)[y], groups=[0, 1, 2, 2], resamples=10)
+        >>> table.loc["accuracy"].tolist()
+        [1.0, 1.0, 1.0]
     """
     y, p = _checked(labels, probabilities)
     weights = multiplicities(np.asarray(groups), len(y), resamples, seed)
@@ -88,11 +133,26 @@ def bootstrap(
 
 
 def ece_if_calibrated(probabilities: npt.ArrayLike, draws: int = 1000, seed: int = 0) -> Floats:
-    """ECEs, shape (draws,), of a perfectly calibrated classifier with these (n, 3) probabilities.
+    """Expected calibration errors that a perfectly calibrated classifier has by chance.
 
     In each draw every image's label is drawn from its own probabilities, each image by itself, so
     what is left is chance alone. An ECE inside the middle 95 % of these values is no evidence of
     miscalibration. Classifiers judged with one `seed` meet the same chance on the same images.
+
+    Args:
+        probabilities: Rows that sum to 1, shape (n, 3).
+        draws: How often the labels are drawn.
+        seed: Of the drawing.
+
+    Returns:
+        An ECE for each draw, 0 to 1, shape (draws,).
+
+    Raises:
+        ValueError: The shape is another, there is no row, or a row does not sum to 1.
+
+    Example:
+        >>> ece_if_calibrated([[1.0, 0.0, 0.0]], draws=3).tolist()  # sure, and always right
+        [0.0, 0.0, 0.0]
     """
     _, p = _checked(np.zeros(len(np.asarray(probabilities)), dtype=np.int64), probabilities)
     top = p.max(axis=1)
@@ -101,7 +161,22 @@ def ece_if_calibrated(probabilities: npt.ArrayLike, draws: int = 1000, seed: int
 
 
 def balanced_accuracy(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
-    """Mean recall of the three classes; NaN where one of them has no image."""
+    """Mean recall of the three classes.
+
+    Args:
+        labels: True classes, integers 0 to 2, shape (n,).
+        predicted: Predicted classes, integers 0 to 2, shape (n,).
+
+    Returns:
+        Balanced accuracy, 0 to 1; NaN where one of the three classes has no image.
+
+    Raises:
+        ValueError: A class is not 0, 1 or 2, or there is no image.
+
+    Example:
+        >>> balanced_accuracy([0, 1, 2, 2], [0, 1, 2, 1])  # recalls 1, 1 and 1/2
+        0.8333333333333334
+    """
     y, z = _checked_labels(labels), _checked_labels(predicted, "predicted")
     return float(mean_recall(y, (z == y)[:, None], _ones(y))[0, 0])
 
@@ -112,10 +187,22 @@ def mean_recall(
     weights: npt.NDArray[Any],
     classes: Iterable[int] = range(_CLASSES),
 ) -> Floats:
-    """Balanced accuracy for each row of `weights`, (r, n), and column of `hits`, (n, k): (r, k).
+    """Balanced accuracy of several classifiers in several resamples.
 
-    `hits` says of k classifiers which images each has right. NaN for a row that lacks one of the
-    `classes`: a mean over fewer would be another quantity.
+    Args:
+        y: True classes, shape (n,).
+        hits: Whether each of k classifiers has each image right, shape (n, k).
+        weights: How often each image counts in each of r resamples, shape (r, n).
+        classes: The classes that a mean is taken over.
+
+    Returns:
+        Balanced accuracies, 0 to 1, shape (r, k). NaN for a resample that lacks one of the
+        `classes`: a mean over fewer would be another quantity.
+
+    Example:
+        >>> y, hits = np.array([0, 1, 2]), np.array([[True], [True], [False]])
+        >>> mean_recall(y, hits, np.ones((1, 3))).round(2).tolist()
+        [[0.67]]
     """
     recalls = [
         ratio(weights[:, y == c] @ hits[y == c], weights[:, y == c].sum(axis=1, keepdims=True))
@@ -125,7 +212,22 @@ def mean_recall(
 
 
 def confusion(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Confusion matrix of class indices, shape (3, 3): rows are true, columns predicted."""
+    """Confusion matrix of class indices.
+
+    Args:
+        labels: True classes, integers 0 to 2, shape (n,).
+        predicted: Predicted classes, integers 0 to 2, shape (n,).
+
+    Returns:
+        Number of images, shape (3, 3), rows true and columns predicted.
+
+    Raises:
+        ValueError: A class is not 0, 1 or 2, there is no image, or the lengths differ.
+
+    Example:
+        >>> confusion([0, 1, 2, 2], [0, 1, 2, 1]).tolist()
+        [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+    """
     y, z = _checked_labels(labels), _checked_labels(predicted, "predicted")
     _same_length(predicted=z, labels=y)
     return np.bincount(y * _CLASSES + z, minlength=_CLASSES**2).reshape(_CLASSES, _CLASSES)
@@ -136,8 +238,24 @@ def reliability(
 ) -> pd.DataFrame:
     """Confidence against accuracy in equal-width bins of the top probability.
 
-    One row a bin: `low`, `high` (edges), `count`, `confidence` and `accuracy` (means over the
-    images of the bin, NaN where it is empty).
+    A bin holds its upper edge.
+
+    Args:
+        labels: True classes, integers 0 to 2, shape (n,).
+        probabilities: Rows that sum to 1, shape (n, 3).
+        bins: How many bins there are from 0 to 1, at least 1.
+
+    Returns:
+        One row a bin, columns `low` and `high` (its edges), `count`, `confidence` and `accuracy`
+        (means over the images of the bin, NaN where it is empty).
+
+    Raises:
+        ValueError: Shapes or values do not fit (see `scores`).
+
+    Example:
+        >>> table = reliability([0, 1], [[0.8, 0.1, 0.1], [0.9, 0.1, 0.0]], bins=2)
+        >>> table.loc[1, ["count", "confidence", "accuracy"]].round(2).tolist()
+        [2.0, 0.85, 0.5]
     """
     y, p = _checked(labels, probabilities)
     count, confidence, right = (a[0] for a in _bin_sums(y, p, _ones(y), bins))
@@ -163,13 +281,36 @@ def paired_difference(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> dict[str, float]:
-    """Score of `p` minus score of `q`, both (n, 3), on the same images, and how sure that is.
+    """Difference of two classifiers' scores on the same images, and how sure it is.
 
-    `value`; `low` and `high`, the percentile interval over resampled groups, in each of which both
-    classifiers meet the same images; `p`, two-sided: twice the smaller share of resamples on
-    either side of 0, each side with one added (Davison & Hinkley 1997, 4), so it is never below
-    2 / (resamples + 1). NaN where the score cannot be measured. `score` is any name of `scores` but
-    "ece", which resampling raises by an amount that is not the same for both.
+    The p-value is twice the smaller share of resamples on either side of 0, each side with one
+    added (Davison & Hinkley 1997, 4), so it is never below 2 / (resamples + 1).
+
+    Args:
+        labels: True classes, integers 0 to 2, shape (n,).
+        p: Probabilities of the first classifier, shape (n, 3).
+        q: Probabilities of the second classifier, shape (n, 3).
+        groups: Patient or duplicate family of each image, shape (n,).
+        score: Any name of `scores` but "ece", which resampling raises by an amount that is not the
+            same for both.
+        resamples: How often the groups are drawn, at least 1.
+        seed: Of the drawing.
+        confidence: Share of the resamples inside the interval, 0 to 1.
+
+    Returns:
+        `value`, score of `p` minus score of `q`; `low` and `high`, the percentile interval over
+        resampled groups, in each of which both classifiers meet the same images; `p`, the two-sided
+        p-value. NaN where the score cannot be measured.
+
+    Raises:
+        ValueError: Shapes or values do not fit (see `bootstrap`), or the score is not one of these.
+
+    Example:
+        >>> y = [0, 1, 2]
+        >>> right, wrong = np.eye(3)[y], np.eye(3)[[1, 2, 0]]
+        >>> found = paired_difference(y, right, wrong, groups=y, score="accuracy", resamples=19)
+        >>> found["value"], found["low"], found["p"]  # 2 / (19 + 1)
+        (1.0, 1.0, 0.1)
     """
     y, first = _checked(labels, p)
     _, second = _checked(labels, q)
@@ -181,11 +322,26 @@ def paired_difference(
 
 
 def mcnemar(labels: npt.ArrayLike, a: npt.ArrayLike, b: npt.ArrayLike) -> dict[str, float]:
-    """Exact McNemar test (1947) of two classifiers' answers, class indices of shape (n,) each.
+    """Exact McNemar test of two classifiers' answers (McNemar 1947).
 
-    `only_a` and `only_b` count the images that one alone has right; if both are equally good, each
-    of these is a fair coin's toss, and `p` is its two-sided binomial probability (1 without any
-    such image). It takes images for independent: with several of a patient, p is often too small.
+    If both are equally good, each image that one alone has right is a fair coin's toss. The test
+    takes images for independent: with several of a patient, p is often too small.
+
+    Args:
+        labels: True classes, integers 0 to 2, shape (n,).
+        a: Classes that the first one predicts, shape (n,).
+        b: Classes that the second one predicts, shape (n,).
+
+    Returns:
+        `only_a` and `only_b`, how many images that one alone has right, and `p`, their two-sided
+        binomial probability (1 without any such image).
+
+    Raises:
+        ValueError: A class is not 0, 1 or 2, or there is no image.
+
+    Example:
+        >>> mcnemar([0, 1, 2], a=[0, 1, 2], b=[0, 0, 0])  # two tosses, both to a: 2 * 1/4
+        {'only_a': 2, 'only_b': 0, 'p': 0.5}
     """
     y = _checked_labels(labels)
     right = [_checked_labels(answers, name) == y for answers, name in ((a, "a"), (b, "b"))]
@@ -196,10 +352,20 @@ def mcnemar(labels: npt.ArrayLike, a: npt.ArrayLike, b: npt.ArrayLike) -> dict[s
 
 
 def holm(p_values: npt.ArrayLike) -> Floats:
-    """P-values adjusted for being many (Holm 1979), in the given order, each at most 1.
+    """P-values adjusted for being many (Holm 1979).
 
     Rejecting where the adjusted value is at most 0.05 keeps the probability of even one false
-    alarm at 5 % or less, however the tests depend on each other. NaN stays NaN and is not counted.
+    alarm at 5 % or less, however the tests depend on each other.
+
+    Args:
+        p_values: Of all the tests that were made, 0 to 1, shape (m,). NaN is not counted.
+
+    Returns:
+        Adjusted p-values in the given order, each at most 1, shape (m,). NaN stays NaN.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03]).tolist()  # 3 * 0.01, 2 * 0.03, and not below that before it
+        [0.03, 0.06, 0.06]
     """
     p = np.asarray(p_values, dtype=float)
     known = np.flatnonzero(~np.isnan(p))
@@ -213,9 +379,22 @@ def holm(p_values: npt.ArrayLike) -> Floats:
 def wilson(
     successes: float, n: float, confidence: float = 0.95, effect: float = 1.0
 ) -> tuple[float, float]:
-    """Interval (low, high) of a share `successes / n` (Wilson 1927); NaN for n = 0.
+    """Interval of a share (Wilson 1927).
 
-    With the `effect` of `design_effect` the images count as so many fewer (Rao & Scott 1992).
+    Args:
+        successes: How many of the images have the property, 0 to n.
+        n: How many images there are.
+        confidence: That the interval is made for, 0 to 1.
+        effect: What `design_effect` gives, at least 1. The images count as so many times fewer
+            (Rao & Scott 1992).
+
+    Returns:
+        The lower and the upper end, 0 to 1; NaN for n = 0.
+
+    Example:
+        >>> low, high = wilson(0, 10)
+        >>> low, round(high, 3)  # 1.96^2 / (10 + 1.96^2)
+        (0.0, 0.278)
     """
     if n == 0:
         return np.nan, np.nan
@@ -228,9 +407,20 @@ def wilson(
 def design_effect(influence: npt.ArrayLike, groups: npt.ArrayLike) -> float:
     """How many times as large a variance is because the images of a group go together (Kish 1965).
 
-    `influence`, (n,), is what each image adds to the statistic, its mean taken off: for a share,
-    right (1) or wrong (0) less the share. At least 1. Where nothing varies it is the mean size of a
-    group, and of one group alone n: then each group counts as one image.
+    Args:
+        influence: What each image adds to the statistic, its mean taken off, shape (n,). For a
+            share: right (1) or wrong (0) less the share.
+        groups: Patient or duplicate family of each image, shape (n,).
+
+    Returns:
+        The factor, at least 1. Where nothing varies it is the mean size of a group, and of one
+        group alone n: then each group counts as one image.
+
+    Example:
+        >>> design_effect([0.5, 0.5, -0.5, -0.5], [0, 0, 1, 1])
+        3.0
+        >>> design_effect([0.0, 0.0, 0.0, 0.0], [0, 0, 1, 1])
+        2.0
     """
     z = np.asarray(influence, dtype=float)
     _, member = np.unique(np.asarray(groups), return_inverse=True)
@@ -242,11 +432,26 @@ def design_effect(influence: npt.ArrayLike, groups: npt.ArrayLike) -> float:
 
 
 def temperature(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
-    """The T of `tempered` with the lowest log loss, 0.05 to 20 (Guo et al. 2017). Use validation.
+    """The temperature of `tempered` with the lowest log loss (Guo et al. 2017).
 
-    Above 1 the probabilities were too sure of themselves, below 1 too shy. Exactly an end of
-    TEMPERATURES where the loss still falls there, as when every answer is right: then no T fits.
-    Exactly 1 where no T is better, as for probabilities that are all equal.
+    Call it on validation.
+
+    Args:
+        labels: True classes, integers 0 to 2, shape (n,).
+        probabilities: Rows that sum to 1, shape (n, 3).
+
+    Returns:
+        The temperature, 0.05 to 20. Above 1 the probabilities were too sure of themselves, below 1
+        too shy. Exactly an end of `TEMPERATURES` where the loss still falls there, as when every
+        answer is right: then no temperature fits. Exactly 1 where no other is better, as for
+        probabilities that are all equal.
+
+    Raises:
+        ValueError: Shapes or values do not fit (see `scores`), or the search does not end.
+
+    Example:
+        >>> temperature([0, 1], [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]])  # all right
+        0.05
     """
     y, p = _checked(labels, probabilities)
 
@@ -263,7 +468,22 @@ def temperature(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
 
 
 def tempered(probabilities: npt.ArrayLike, t: float) -> Floats:
-    """Probabilities, (n, 3), to the power 1 / t and normalised: the softmax of logits over t."""
+    """Probabilities to the power 1 / t, normalised: the softmax of the logits over t.
+
+    Args:
+        probabilities: Rows that sum to 1, shape (n, 3).
+        t: Temperature, above 0.
+
+    Returns:
+        Rows that sum to 1, shape (n, 3).
+
+    Raises:
+        ValueError: The temperature is not above 0.
+
+    Example:
+        >>> tempered([[0.2, 0.4, 0.4]], t=0.5).round(3).tolist()  # squares 1 : 4 : 4
+        [[0.111, 0.444, 0.444]]
+    """
     if not t > 0:
         raise ValueError(f"temperature: expected a number above 0, found {t}")
     p = np.asarray(probabilities, dtype=float)
@@ -273,8 +493,22 @@ def tempered(probabilities: npt.ArrayLike, t: float) -> Floats:
 def risk_coverage(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> pd.DataFrame:
     """What is left of the errors if only sure answers are given (Geifman & El-Yaniv 2017).
 
-    One row for each distinct top probability, from the surest down: `coverage`, share of the images
-    with at least that `threshold`, 0 to 1, and `risk`, share of errors among them.
+    Args:
+        labels: True classes, integers 0 to 2, shape (n,).
+        probabilities: Rows that sum to 1, shape (n, 3).
+
+    Returns:
+        One row for each distinct top probability, from the surest down. `coverage` is the share of
+        the images with at least that `threshold`, 0 to 1, and `risk` the share of errors among
+        them.
+
+    Raises:
+        ValueError: Shapes or values do not fit (see `scores`).
+
+    Example:
+        >>> table = risk_coverage([0, 0], [[0.9, 0.1, 0.0], [0.3, 0.7, 0.0]])
+        >>> table["risk"].tolist(), table["coverage"].tolist()  # the surer answer is right
+        ([0.0, 0.5], [0.5, 1.0])
     """
     y, p = _checked(labels, probabilities)
     top, wrong = p.max(axis=1), (p.argmax(axis=1) != y).astype(float)
@@ -291,9 +525,23 @@ def risk_coverage(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> pd.Dat
 
 
 def risk_coverage_area(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
-    """Area under `risk_coverage`, 0 to 1, lower is better: mean risk over the image counts.
+    """Area under `risk_coverage`: mean risk over the image counts.
 
     A classifier whose confidence says nothing has its error rate here.
+
+    Args:
+        labels: True classes, integers 0 to 2, shape (n,).
+        probabilities: Rows that sum to 1, shape (n, 3).
+
+    Returns:
+        The area, 0 to 1; lower is better.
+
+    Raises:
+        ValueError: Shapes or values do not fit (see `scores`).
+
+    Example:
+        >>> risk_coverage_area([0, 0], [[0.9, 0.1, 0.0], [0.3, 0.7, 0.0]])  # mean of 0 and 1/2
+        0.25
     """
     table = risk_coverage(labels, probabilities)
     return float(table["risk"] @ np.diff(table["coverage"], prepend=0.0))
@@ -302,10 +550,25 @@ def risk_coverage_area(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> f
 def expected_cost(
     labels: npt.ArrayLike, predicted: npt.ArrayLike, cost: npt.ArrayLike = ORDINAL_COST
 ) -> float:
-    """Mean cost of the answers, class indices of shape (n,).
+    """Mean cost of the answers.
 
-    `cost`, (3, 3), rows true and columns predicted; by default the absolute distance of the
-    classes |i - j|: a Normal called Osteoporosis costs 2, a neighbour 1, a right answer 0.
+    Args:
+        labels: True classes, integers 0 to 2, shape (n,).
+        predicted: Predicted classes, integers 0 to 2, shape (n,).
+        cost: Shape (3, 3), rows true and columns predicted. By default the absolute distance of the
+            classes, `ORDINAL_COST`: a Normal predicted as Osteoporosis costs 2, a neighbour 1, a
+            right answer 0.
+
+    Returns:
+        The cost of an answer, in the unit of `cost`.
+
+    Raises:
+        ValueError: The cost has another shape, a class is not 0, 1 or 2, there is no image, or the
+            lengths differ.
+
+    Example:
+        >>> expected_cost([0, 1, 2, 2], [0, 1, 2, 0])
+        0.5
     """
     price = np.asarray(cost, dtype=float)
     if price.shape != (_CLASSES, _CLASSES):
@@ -322,7 +585,18 @@ def _difference(y: npt.NDArray[np.int64], p: Floats, q: Floats, w: Floats, score
 
 
 def two_sided(drawn: Floats) -> float:
-    """P-value of differences over resamples, shape (resamples,); see `paired_difference`."""
+    """Two-sided p-value of a difference from its resamples, as `paired_difference` gives it.
+
+    Args:
+        drawn: The difference in each resample, shape (resamples,). What is not finite is left out.
+
+    Returns:
+        The p-value, 0 to 1; NaN where no resample is finite.
+
+    Example:
+        >>> two_sided(np.array([-1.0, 1.0, 1.0]))  # twice (1 + 1) / (3 + 1)
+        1.0
+    """
     known = drawn[np.isfinite(drawn)]
     if known.size == 0:
         return np.nan
@@ -331,7 +605,21 @@ def two_sided(drawn: Floats) -> float:
 
 
 def weighted_scores(y: npt.NDArray[np.int64], p: Floats, weights: Floats) -> dict[str, Floats]:
-    """Scores for each row of `weights`, shape (resamples, n); values have shape (resamples,)."""
+    """The scores of `scores` for each resample at once.
+
+    Args:
+        y: True classes, integers 0 to 2, shape (n,).
+        p: Rows that sum to 1, shape (n, 3).
+        weights: How often each image counts in each resample, shape (resamples, n).
+
+    Returns:
+        Values by the name of the score, each of shape (resamples,).
+
+    Example:
+        >>> y, p = np.array([0, 1, 2]), np.eye(3)[[0, 1, 1]]
+        >>> weighted_scores(y, p, np.array([[1.0, 1, 1], [1, 3, 0]]))["accuracy"].round(2).tolist()
+        [0.67, 1.0]
+    """
     cells = y * _CLASSES + p.argmax(axis=1)
     matrices = (weights @ np.eye(_CLASSES**2)[cells]).reshape(-1, _CLASSES, _CLASSES)
     total = weights.sum(axis=1)
@@ -404,7 +692,25 @@ def _bins(top: Floats, bins: int) -> Floats:
 
 
 def multiplicities(groups: npt.NDArray[Any], n: int, resamples: int, seed: int) -> Floats:
-    """How often each of `n` images is in each resample of whole groups, shape (resamples, n)."""
+    """How often each image is in each resample of whole groups.
+
+    Args:
+        groups: Patient or duplicate family of each image, shape (n,).
+        n: How many images there are.
+        resamples: How often the groups are drawn, at least 1.
+        seed: Of the drawing.
+
+    Returns:
+        Whole numbers, shape (resamples, n). As many groups are drawn as there are.
+
+    Raises:
+        ValueError: There is not one group for each image, or there is no resample.
+
+    Example:
+        >>> drawn = multiplicities(np.array(["a", "a", "b"]), 3, resamples=5, seed=0)
+        >>> set((drawn[:, 1] + drawn[:, 2]).tolist()), bool((drawn[:, 0] == drawn[:, 1]).all())
+        ({2.0}, True)
+    """
     if groups.shape != (n,):
         raise ValueError(f"groups: expected one for each of {n} images, found shape {groups.shape}")
     if resamples < 1:
@@ -416,7 +722,20 @@ def multiplicities(groups: npt.NDArray[Any], n: int, resamples: int, seed: int) 
 
 
 def interval_ends(values: Floats, low: float, high: float) -> tuple[float, float]:
-    """Quantiles `low` and `high` of the values that are finite; NaN if none is."""
+    """Two quantiles of the values that are finite.
+
+    Args:
+        values: A score in each resample, any shape.
+        low: Quantile of the lower end, 0 to 1.
+        high: Quantile of the upper end, 0 to 1.
+
+    Returns:
+        The lower and the upper end; NaN if no value is finite.
+
+    Example:
+        >>> interval_ends(np.array([0.0, 1.0, np.nan, 2.0]), 0.0, 0.5)
+        (0.0, 1.0)
+    """
     known = values[np.isfinite(values)]
     if known.size == 0:
         return np.nan, np.nan
@@ -424,7 +743,19 @@ def interval_ends(values: Floats, low: float, high: float) -> tuple[float, float
 
 
 def ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> Floats:
-    """Quotient of two arrays that broadcast; NaN where the denominator is not above 0."""
+    """Quotient of two arrays that broadcast.
+
+    Args:
+        above: The numerator, any shape.
+        below: The denominator, a shape that broadcasts with it.
+
+    Returns:
+        The quotient, in the shape of both; NaN where the denominator is not above 0.
+
+    Example:
+        >>> ratio([1, 1], [2, 0]).tolist()
+        [0.5, nan]
+    """
     above, below = np.broadcast_arrays(above, below)
     out = np.full(above.shape, np.nan)
     np.divide(above, below, out=out, where=below > 0)
@@ -475,22 +806,71 @@ def _same_length(**arrays: npt.NDArray[Any]) -> None:
 
 
 def number(value: float | None) -> float:
-    """A score as read from a run, NaN where it could not be measured."""
+    """A score as read from a run.
+
+    Args:
+        value: The score; None where it could not be measured.
+
+    Returns:
+        The score; NaN where it could not be measured.
+
+    Example:
+        >>> number(None)
+        nan
+    """
     return math.nan if value is None else float(value)
 
 
 def with_interval(score: Mapping[str, float | None]) -> str:
-    """`0.82 (0.75 to 0.88)`, or that it could not be measured; keys value, low and high."""
+    """A score and its interval in words.
+
+    Args:
+        score: Keys value, low and high; None or NaN where it could not be measured.
+
+    Returns:
+        The words, with two decimals, or that the score could not be measured.
+
+    Example:
+        >>> with_interval({"value": 0.82, "low": 0.75, "high": 0.88})
+        '0.82 (0.75 to 0.88)'
+        >>> with_interval({"value": None, "low": None, "high": None})
+        'not measurable'
+    """
     value = number(score["value"])
     return "not measurable" if math.isnan(value) else f"{value:.2f} ({interval_text(score)})"
 
 
 def beside_calibrated(ece: Mapping[str, Any], calibrated: Mapping[str, Any]) -> str:
-    """`0.06 (if calibrated: 0.03 to 0.08)`, from the rows of `evaluate.bootstrap` that say so."""
+    """A calibration error in words, beside the range that a calibrated classifier has.
+
+    Args:
+        ece: Row "ece" of `bootstrap`, key value.
+        calibrated: Row `IF_CALIBRATED` of `bootstrap`, keys low and high.
+
+    Returns:
+        The words, with two decimals.
+
+    Example:
+        >>> beside_calibrated({"value": 0.06}, {"low": 0.03, "high": 0.08})
+        '0.06 (if calibrated: 0.03 to 0.08)'
+    """
     return f"{number(ece['value']):.2f} (if calibrated: {interval_text(calibrated)})"
 
 
 def interval_text(score: Mapping[str, float | None]) -> str:
-    """`0.75 to 0.88`, or that there is no interval; keys low and high."""
+    """An interval in words.
+
+    Args:
+        score: Keys low and high; None or NaN where there is no interval.
+
+    Returns:
+        The words, with two decimals, or that there is no interval.
+
+    Example:
+        >>> interval_text({"low": 0.75, "high": 0.88})
+        '0.75 to 0.88'
+        >>> interval_text({"low": None, "high": None})
+        'no interval'
+    """
     low, high = number(score["low"]), number(score["high"])
     return "no interval" if math.isnan(low + high) else f"{low:.2f} to {high:.2f}"
