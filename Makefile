@@ -11,6 +11,8 @@ SCRIPTS := osteo_utils/widgets book/assets/js
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 STUDY := build/study
+# In a container everybody is root, and JupyterLab asks whether that is meant.
+ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .PHONY: help book study test versions lint lab app clean clean-runs
 
@@ -40,7 +42,7 @@ lint: $(READY_DEV) $(LINTER)/ready ## ruff, mypy and eslint
 	@$(BIN)/node $(LINTER)/node_modules/eslint/bin/eslint.js --max-warnings 0 -c $(LINTER)/eslint.config.mjs $(SCRIPTS)
 
 lab: $(READY) ## open the chapters in JupyterLab
-	@$(BIN)/jupyter lab --notebook-dir=. notebooks
+	@$(BIN)/jupyter lab --notebook-dir=. $(ALLOW_ROOT) notebooks
 
 app: $(READY) ## open the Streamlit app on the runs that are there
 	@$(BIN)/streamlit run interface/app.py
@@ -53,6 +55,7 @@ clean-runs: ## remove every trained network with its scores, of every corpus
 
 # An installation that was cut short is thrown away and made anew.
 $(READY): requirements.txt constraints.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "No program $(PYTHON) here. Install Python 3.11, 3.12 or 3.13, or name one: make book PYTHON=python3.13"; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python 3.11, 3.12 or 3.13 is needed (TensorFlow has no other), found %d.%d. Name one: make book PYTHON=python3.13" % v)'
 	@echo "Installing the Python packages into .venv (once, some minutes)"
 	@$(PYTHON) book/locked.py .venv.lock sh -ec '\

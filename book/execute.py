@@ -50,10 +50,11 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Execute, print one line, or exit with the failing cell and its error."""
+    """Execute with a line at start and end, or exit with the failing cell and its error."""
     source, target = (Path(name).resolve() for name in sys.argv[1:3])
     parameters = dict(zip(("profile", "corpus"), sys.argv[3:5], strict=True))
     os.environ["OSTEO_PROGRESS"] = "0"  # the kernel inherits it: nobody watches its bars
+    print(f"{source.stem}: running", flush=True)
     start = time.monotonic()
     try:
         with locked(target):

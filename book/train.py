@@ -1,4 +1,4 @@
-"""Train one model with one seed, unless its run is whole and fits; print one line.
+"""Train one model with one seed, unless its run is whole and fits; a line at start and end.
 
 python book/train.py PROFILE CORPUS MODEL SEED OUTPUT
 
@@ -17,7 +17,8 @@ from build import write_stamp
 def main() -> None:
     """Train, or read the run that is there."""
     profile, corpus, model, seed, output = sys.argv[1:]
-    with redirect_stdout(sys.stderr):  # the log; a build shows the one line below
+    print(f"{model}, seed {seed}: training", flush=True)
+    with redirect_stdout(sys.stderr):  # the log; a build shows the lines outside
         course = open_course(profile, corpus, int(seed), "runs")
         run = train_model(course, model)
     write_stamp(Path(output), run.folder)
