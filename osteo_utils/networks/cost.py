@@ -23,19 +23,41 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Call:
-    """One use of a layer in a model; shapes are without the batch."""
+    """One use of a layer in a model; shapes are without the batch.
+
+    Attributes:
+        index: Its place in the order of computation.
+        layer: A `keras.Layer`, or a bare Keras operation such as `a + b`.
+        parents: Indices of the calls whose outputs it takes.
+        inputs: Shapes of what it takes.
+        output: Shape of its first output.
+    """
 
     index: int
-    layer: Any  # a keras.Layer, or a bare keras operation such as `a + b`
-    parents: tuple[int, ...]  # indices of the calls whose outputs it takes
+    layer: Any
+    parents: tuple[int, ...]
     inputs: tuple[Shape, ...]
-    output: Shape  # of the first output
+    output: Shape
 
 
 def calls(model: keras.Model) -> list[Call]:
     """Every use of a layer on the way from the inputs to the outputs, in an order of computation.
 
-    A nested model is one call. Raises `ValueError` for a model that has never been built.
+    A nested model is one call.
+
+    Args:
+        model: A functional model, or a sequential one that has been built.
+
+    Returns:
+        The calls, each after those whose outputs it takes.
+
+    Raises:
+        ValueError: The model has never been built, or it is neither functional nor sequential.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(4, 3)])
+        >>> [call.output for call in calls(model)]
+        [(8, 8, 1), (6, 6, 4)]
     """
     if not getattr(model, "outputs", None):
         raise ValueError(
@@ -87,8 +109,22 @@ def multiply_adds(model: keras.Model) -> int:
 
     Each weight of a kernel is used once at every output position (of a transposed convolution:
     input position); windows that reach into the padding count in full. Biases, normalisation,
-    activations and pooling are left out. Raises `ValueError` for a layer with another kind of
-    weight matrix, and where a map has no fixed size.
+    activations and pooling are left out.
+
+    Args:
+        model: As `calls` takes it; models inside it are counted as well.
+
+    Returns:
+        Their number.
+
+    Raises:
+        ValueError: A layer has another kind of weight matrix, a map has no fixed size, or `calls`
+            does not take the model.
+
+    Example:
+        >>> same = layers.Conv2D(4, 3, padding="same")  # 8 * 8 places, 3 * 3 * 1 * 4 weights
+        >>> multiply_adds(keras.Sequential([keras.Input((8, 8, 1)), same]))
+        2304
     """
     return sum(_multiply_adds(call) for call in calls(model))
 
@@ -105,7 +141,18 @@ def _multiply_adds(call: Call) -> int:
 
 
 def kernels(layer: Any) -> list[Any]:  # noqa: ANN401
-    """The weight arrays of a layer that are laid over its input; empty for most kinds of layer."""
+    """The weight arrays of a layer that are laid over its input.
+
+    Args:
+        layer: A layer or a bare Keras operation.
+
+    Returns:
+        One array of a convolution or a dense layer, two of a separable one; none for most kinds of
+        layer and for a model.
+
+    Raises:
+        ValueError: A layer has weight matrices but no kernel: its multiply-adds are unknown.
+    """
     if isinstance(layer, layers.SeparableConv2D | layers.SeparableConv1D):
         return [layer.depthwise_kernel, layer.pointwise_kernel]
     if getattr(layer, "kernel", None) is not None:
@@ -129,10 +176,25 @@ def _size(shape: Shape, call: Call) -> int:
 
 
 def memory(model: keras.Model) -> dict[str, int]:
-    """Bytes in float32: `weights` of the model, and `activations` of one image.
+    """Bytes of a network in float32.
 
-    `activations` is the output of every layer, inputs left out. That is an upper bound on what
-    training keeps for the gradient; prediction frees most of it on the way.
+    `activations` is the output of every layer, of several outputs the first, inputs left out. That
+    is an upper bound on what training keeps for the gradient; prediction frees most of it on the
+    way.
+
+    Args:
+        model: As `calls` takes it; models inside it are counted as well.
+
+    Returns:
+        `weights` of the model, and `activations` of one image.
+
+    Raises:
+        ValueError: A map has no fixed size, or `calls` does not take the model.
+
+    Example:
+        >>> same = layers.Conv2D(4, 3, padding="same")  # 36 weights, 4 biases, 8 * 8 * 4 outputs
+        >>> memory(keras.Sequential([keras.Input((8, 8, 1)), same]))
+        {'weights': 160, 'activations': 1024}
     """
     return {
         "weights": FLOAT32_BYTES * model.count_params(),
@@ -151,7 +213,16 @@ def _activations(model: keras.Model) -> int:
 
 
 def milliseconds(model: keras.Model, batch: npt.NDArray[Any], repeats: int = 5) -> float:
-    """Median time of a forward pass, in milliseconds an image, after one pass to warm up."""
+    """Median time of a forward pass, after one pass to warm up.
+
+    Args:
+        model: Any Keras model.
+        batch: Its input, an image in each row.
+        repeats: How many passes are timed.
+
+    Returns:
+        Milliseconds an image, on this machine and in batches of this size.
+    """
     model.predict_on_batch(batch)
     taken = []
     for _ in range(repeats):
@@ -162,10 +233,21 @@ def milliseconds(model: keras.Model, batch: npt.NDArray[Any], repeats: int = 5) 
 
 
 def cost_table(models: Mapping[str, keras.Model], batch_size: int = 8) -> pd.DataFrame:
-    """Cost of each model, a row each: parameters, multiply_adds, milliseconds, *_mb.
+    """Cost of each model, a row each.
 
-    Multiply-adds and `activations_mb` are for one image; `milliseconds` is measured here and now
-    on noise in batches of `batch_size`; a megabyte is a million bytes.
+    Multiply-adds and `activations_mb` are for one image. `milliseconds` is measured here and now on
+    noise; a megabyte is a million bytes.
+
+    Args:
+        models: Name to model; each takes one input of a fixed size, with values 0 to 255.
+        batch_size: Images in a batch when the time is measured.
+
+    Returns:
+        Index the names, columns parameters, multiply_adds, milliseconds, weights_mb and
+        activations_mb.
+
+    Raises:
+        ValueError: The cost of a model cannot be told, see `multiply_adds`.
     """
     return pd.DataFrame.from_dict(
         {name: _row(model, batch_size) for name, model in models.items()}, orient="index"

@@ -28,10 +28,19 @@ Node = tuple[Any, int]  # an operation, and which of its calls
 
 
 def network_digests(model: keras.Model) -> dict[str, str]:
-    """Digests of augmentation, backbone and head of a network of `models.build`.
+    """Digests of augmentation, backbone and head of a network.
 
     The augmentation ends before the first layer that prepares pixels for a backbone, the head
     begins with the layer "dropout".
+
+    Args:
+        model: A network of `models.build`.
+
+    Returns:
+        A `digest` for each of "augmentation", "backbone" and "head".
+
+    Raises:
+        ValueError: A layer that is none of Keras' has its code in no file and no notebook.
     """
     nodes = _nodes(model)
     names = [operation.name for operation, _ in nodes]
@@ -44,7 +53,25 @@ def network_digests(model: keras.Model) -> dict[str, str]:
 
 
 def describe(model: keras.Model) -> list[dict[str, Any]]:
-    """Each call of a layer, in the order of the data, as plain JSON values."""
+    """Each call of a layer, in the order of the data, as plain JSON values.
+
+    Args:
+        model: A functional model, or a sequential one that has been built.
+
+    Returns:
+        A row for each call: class, settings, options of the call, precision of its outputs, shapes
+        of its weights, and, of a layer that is none of Keras', a digest of its source. "from"
+        counts the rows back to those that feed it, as negative numbers; "same" likewise to the
+        first call of its layer, 0 if this is it.
+
+    Raises:
+        ValueError: A layer that is none of Keras' has its code in no file and no notebook.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> [(row["class"], row["weights"], row["from"]) for row in describe(model)]
+        [('InputLayer', [], []), ('Dense', [[4, 2], [2]], [-1])]
+    """
     nodes = _nodes(model)
     place = {node: number for number, node in enumerate(nodes)}
     first: dict[Any, int] = {}  # a layer that is called twice has its weights once
@@ -59,7 +86,20 @@ def describe(model: keras.Model) -> list[dict[str, Any]]:
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401
-    """The settings of a Keras object as JSON values, without what is None or False."""
+    """The settings of a Keras object as JSON values.
+
+    Args:
+        value: Anything. An array becomes a list, a slice its text, any other object the name of its
+            class.
+
+    Returns:
+        The same in mappings, lists, texts, numbers and truth values. Mappings lose what is None or
+        False, and the names that Keras gives.
+
+    Example:
+        >>> plain({"units": 2, "name": "dense_7", "use_bias": False, "axis": (1, 2)})
+        {'units': 2, 'axis': [1, 2]}
+    """
     if isinstance(value, Mapping):
         kept = {str(key): plain(v) for key, v in value.items() if key not in _OF_KERAS}
         return {key: v for key, v in kept.items() if v is not None and v is not False}
@@ -73,7 +113,18 @@ def plain(value: Any) -> Any:  # noqa: ANN401
 
 
 def digest(content: Any) -> str:  # noqa: ANN401
-    """Sixteen hexadecimal digits that stand for JSON values."""
+    """Sixteen hexadecimal digits that stand for JSON values.
+
+    Args:
+        content: What JSON can hold; the order of the keys is no matter.
+
+    Returns:
+        The beginning of the SHA-256 of the JSON text.
+
+    Example:
+        >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+        True
+    """
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

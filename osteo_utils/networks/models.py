@@ -57,16 +57,33 @@ def build(
     """A new model: uint8 (n, size, size, 1) in, float32 probabilities (n, 3) out.
 
     Layers: "radiograph", augmentation (in training alone), preprocessing, backbone, one vector an
-    image ("pooled", of a fusion "fused"), dropout, "logits" and "probabilities" (both float32).
-    `name` is one of ARCHITECTURES, or two backbones joined by "+" (`fusion`). `seed` fixes the
-    initial weights and the augmentation; the caller's random numbers go on as if nothing had been
-    drawn. `precision` is the Keras dtype policy of the backbone. `weights`: None to train from
-    scratch, "imagenet", or "unloaded" for the network of "imagenet" that will get other weights.
-    `width`: "thin" for the network's own share of its published width (with ImageNet weights there
-    is no other than the published one), or "published".
+    image ("pooled", of AlexNet its dense layers, of a fusion "fused"), dropout, "logits" and
+    "probabilities" (both float32).
+
     Apply the model by `predict`, or call it with `training=False`: Keras' augmentation layers are
     on by default.
-    Raises `ValueError` for an unknown name, too small a size, or weights that cannot be had.
+
+    Args:
+        name: One of `ARCHITECTURES`, or backbones joined by "+" (`registry.fusion`).
+        image_size: Side of the images in pixels, `min_size` of the architecture or more.
+        weights: None to train from scratch, "imagenet", or "unloaded" for the network of "imagenet"
+            that will get other weights.
+        seed: Fixes the initial weights and the augmentation; the caller's random numbers go on as
+            if nothing had been drawn.
+        precision: Keras dtype policy of the backbone and of what lies between it and the logits.
+        width: "thin" for the network's own share of its published width, or "published"; with
+            ImageNet weights there is no other than the published one.
+
+    Returns:
+        The model, not compiled.
+
+    Raises:
+        ValueError: The name is unknown, the size too small, or the weights cannot be had.
+
+    Example:
+        >>> model = build("custom_cnn", 32)
+        >>> model.input_shape, model.output_shape
+        ((None, 32, 32, 1), (None, 3))
     """
     architecture = get_architecture(name)
     _check(architecture, image_size, weights, width)
@@ -83,9 +100,20 @@ def build(
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Let Keras draw initial weights by `seed`; the caller's `random` is put back afterwards.
+    """Let Keras draw initial weights by a seed; the caller's `random` is put back afterwards.
 
     Layers and initialisers take their seeds from `random` alone, on every backend.
+
+    Args:
+        seed: Of the draws inside the `with` block.
+
+    Example:
+        >>> import random
+        >>> random.seed(7)
+        >>> with seeded(0):
+        ...     inside = random.random()
+        >>> random.random() == random.Random(7).random()
+        True
     """
     before = random.getstate()
     random.seed(seed)
@@ -100,7 +128,18 @@ def _of_members(x: Tensor, weights: Weights, width: float) -> Tensor:
 
 
 def registry_name(model_name: str) -> str:
-    """The name by which `get_architecture` knows a model that `build` has made."""
+    """The name by which `get_architecture` knows a model that `build` has made.
+
+    Args:
+        model_name: Name of the Keras model.
+
+    Returns:
+        The same, of a fusion with the "+" that a Keras model may not have in its name.
+
+    Example:
+        >>> registry_name("vgg16_and_inception_v3")
+        'vgg16+inception_v3'
+    """
     return model_name.replace(_JOINT, "+")
 
 
@@ -205,8 +244,18 @@ def _custom_cnn(x: Tensor, weights: Weights, width: float) -> Tensor:
 def alexnet_maps(x: Tensor, batch_norm: bool = False) -> Tensor:
     """The five convolutions of AlexNet in one tower (Krizhevsky et al. 2012; Krizhevsky 2014).
 
-    At 227 px the last has 13 x 13 maps. Local response normalisation, of little use even then
-    (Simonyan & Zisserman 2015), is left out; `batch_norm` puts batch norm after each convolution.
+    Local response normalisation, of little use even then (Simonyan & Zisserman 2015), is left out.
+
+    Args:
+        x: Images, symbolic, shape (n, h, w, channels).
+        batch_norm: Puts batch norm after each convolution, in place of its bias.
+
+    Returns:
+        The last 256 maps after ReLU; those of images of 227 px are 13 x 13.
+
+    Example:
+        >>> alexnet_maps(keras.Input((227, 227, 3))).shape
+        (None, 13, 13, 256)
     """
     shapes = (
         (96, 11, 4, "valid"),
@@ -224,7 +273,16 @@ def alexnet_maps(x: Tensor, batch_norm: bool = False) -> Tensor:
 
 
 def alexnet_vector(maps: Tensor, width: int = 4096, batch_norm: bool = False) -> Tensor:
-    """The last pooling and the two dense layers of AlexNet, `width` units each."""
+    """The last pooling and the two dense layers of AlexNet.
+
+    Args:
+        maps: What `alexnet_maps` gives.
+        width: Units of each dense layer.
+        batch_norm: Puts batch norm after each dense layer, in place of its bias.
+
+    Returns:
+        The vector of each image, shape (n, width).
+    """
     x = layers.MaxPooling2D(3, 2, name="pool5")(maps)
     x = layers.Flatten(name="flattened")(x)
     for number in (6, 7):

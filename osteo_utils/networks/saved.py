@@ -21,9 +21,19 @@ _FOREIGN: Final = (
 
 
 def load_model(run: Run) -> "keras.Model":
-    """The trained Keras model of a run, loaded anew: uint8 grey in, probabilities out, float32.
+    """The trained Keras model of a run, loaded anew: uint8 grey in, probabilities out.
 
-    What `load_with_note` remarks is told on stderr. Raises `RunError` as it does.
+    A network of the registry is float32, whatever it was trained in. What `load_with_note` remarks
+    is told on stderr.
+
+    Args:
+        run: A finished run.
+
+    Returns:
+        The model, not compiled.
+
+    Raises:
+        RunError: As `load_with_note` raises it.
     """
     model, note = load_with_note(run)
     if note:
@@ -32,12 +42,31 @@ def load_model(run: Run) -> "keras.Model":
 
 
 def load_with_note(run: Run) -> "tuple[keras.Model, str]":
-    """The trained Keras model of a run, and what a reader must know of its origin, or "".
+    """The trained Keras model of a run, and what a reader must know of its origin.
 
     A network of the registry is built here, and only numbers are read from the file. Any other is
     read from the file, layers and all, in Keras' safe mode, and the note says so: open such runs
-    only from people you trust. Raises `RunError` if the file is damaged, or its images or answers
-    are not those of the course.
+    only from people you trust.
+
+    Args:
+        run: A finished run.
+
+    Returns:
+        The model, not compiled, and the note, "" for a network of the registry.
+
+    Raises:
+        RunError: The file is damaged, or its images or answers are not those of the course.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> import keras
+        >>> own = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
+        >>> own.add(keras.layers.Dense(3, "softmax"))  # 8 * 8 * 3 weights, 3 biases
+        >>> with TemporaryDirectory() as folder:
+        ...     own.save(Path(folder) / "model.keras")
+        ...     model, note = load_with_note(Run(Path(folder), {"image_size": 8}, None, {}, None))
+        >>> model.count_params(), "open only runs that you trained" in note
+        (195, True)
     """
     file = run.folder / "model.keras"
     model = _build_by_name(run)

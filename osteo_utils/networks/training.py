@@ -83,10 +83,19 @@ _METHOD_VERSION: Final = 2  # raise it when the same settings give another train
 def load_parts(
     root: Path, split: pd.DataFrame, size: int, cache: Path | None = None
 ) -> dict[str, Arrays]:
-    """Images, uint8 (n, size, size, 1), and labels, int (n,), of each part in the rows' order.
+    """Images and labels of each part, in the rows' order.
 
-    `cache` is a folder that keeps the decoded images of each size. A file that is not the one that
-    was split raises `ImageError`.
+    Args:
+        root: The folder of the corpus.
+        split: Columns path, sha256, label and part.
+        size: Side of the images in pixels.
+        cache: A folder that keeps the decoded images of each size.
+
+    Returns:
+        Part to images, uint8, shape (n, size, size, 1), and labels, 0 to 2, shape (n,).
+
+    Raises:
+        ImageError: A file cannot be used as a radiograph, or is not the one that was split.
     """
     file = None if cache is None else Path(cache) / f"images_{size}.npz"
     paths, digests = [Path(root) / path for path in split["path"]], split["sha256"].tolist()
@@ -108,17 +117,37 @@ def train(
     replace_stale: bool = False,
     checkpoint_seconds: float = 0.0,
 ) -> Run:
-    """The run of `name` on `parts` in `folder`: read if whole, resumed if begun, else trained.
+    """The run of a model in a folder: read if whole, resumed if begun, else trained.
 
-    Trains on the train part for `profile.epochs` (with ImageNet weights after
-    `profile.head_epochs` of the head alone), keeps the epoch of lowest validation loss, and
-    predicts validation and test once, at the end; no choice ever looks at the test part. With
-    `profile.patience` it ends earlier, as soon as `plateau_rate` says so.
-    Progress is written after an epoch, at most every `checkpoint_seconds`.
-    Others who want the same run meanwhile wait for it and get it.
-    Raises `RunError` if the training diverges, or if `folder` holds work of another network, on
-    another split or with other settings; `replace_stale` trains again instead and says why. An old
-    run stays until the new one is whole.
+    Trains on the train part for `profile.epochs` (after `profile.head_epochs` of the head alone
+    where it starts from the weights of ImageNet or of a fusion's members), keeps the epoch of
+    lowest validation loss, and predicts validation and test once, at the end; no choice ever looks
+    at the test part. With `profile.patience` it ends earlier, as soon as `plateau_rate` says so.
+
+    Others who want the same run meanwhile wait for it and get it. An old run stays until the new
+    one is trained.
+
+    Args:
+        name: Of the architecture, as `build` takes it.
+        parts: What `load_parts` gives.
+        split: The split that they are of.
+        profile: The settings, as the model needs them (`registry.recipe`).
+        seed: Fixes initial weights, dropout, augmentation and the order of the images.
+        folder: Of the run.
+        corpus: Name of the corpus, which is only written down.
+        callbacks: Further Keras callbacks of the last stage.
+        replace_stale: Train again, and print why, where the folder holds other work.
+        checkpoint_seconds: Progress is written after an epoch, at most once in this time, and at
+            the end.
+
+    Returns:
+        The run, read back from its folder.
+
+    Raises:
+        RunError: The training diverges; the parts are not those of the split; a member's run is
+            missing; a run is damaged; or the folder holds work of another network, on another split
+            or with other settings and `replace_stale` is not set.
+        ValueError: The network cannot be built, see `models.build`.
     """
     folder = Path(folder)
     _check_parts(parts, split, profile.image_size, folder)
@@ -198,7 +227,18 @@ def _take_members(model: keras.Model, folder: Path, settings: Mapping[str, Any])
 
 
 def precision(profile: Profile) -> str:
-    """The dtype policy to train in: that of the profile where the hardware is quick at it."""
+    """The dtype policy to train in: that of the profile where the hardware is quick at it.
+
+    Args:
+        profile: Its `precision` is what is asked for.
+
+    Returns:
+        That, or "float32" where the processor, or one of the NVIDIA GPUs, has no bfloat16 units.
+
+    Example:
+        >>> precision(Profile("mine", 24, 96, 64, 2, 16, (0,), 50, None, "float32"))
+        'float32'
+    """
     wanted: str = profile.precision
     return wanted if wanted == "float32" or _has_bfloat16() else "float32"
 
@@ -248,7 +288,16 @@ def _check_parts(parts: Mapping[str, Arrays], split: pd.DataFrame, size: int, fo
 def method_of(name: str, profile: Profile) -> dict[str, Any]:
     """The part of `runs.settings_of` that code and profile decide, whatever the data.
 
-    `members` names the networks whose finished runs a fusion is to start from.
+    Args:
+        name: Of the architecture, as `build` takes it.
+        profile: The settings, as the model needs them (`registry.recipe`).
+
+    Returns:
+        Settings as they stand in `run.json`. `members` names the networks whose finished runs a
+        fusion is to start from.
+
+    Raises:
+        ValueError: The network cannot be built, see `models.build`.
     """
     architecture = get_architecture(name)
     from_members = profile.weights == "members" and architecture.members
@@ -413,7 +462,14 @@ def _rows_of_head(
 
 
 def head_of(model: keras.Model) -> keras.Model:
-    """What follows the features as a model of its own, on the same weights: vector in."""
+    """What follows the features as a model of its own, on the same weights.
+
+    Args:
+        model: A network of `build`.
+
+    Returns:
+        A model from features, shape (n, features), to probabilities, shape (n, 3).
+    """
     first = model.get_layer("dropout")
     x = inputs = keras.Input(first.input.shape[1:], name="features")
     for layer in model.layers[model.layers.index(first) :]:
@@ -424,7 +480,16 @@ def head_of(model: keras.Model) -> keras.Model:
 def features_of(
     model: keras.Model, images: npt.NDArray[np.uint8], batch_size: int = 32
 ) -> npt.NDArray[np.float32]:
-    """The vector before the head for each image, float32 (n, features), without augmentation."""
+    """The vector before the head for each image, without augmentation.
+
+    Args:
+        model: A network of `build`.
+        images: uint8, shape (n, size, size, 1).
+        batch_size: Images that are computed at once.
+
+    Returns:
+        Features, float32, shape (n, features).
+    """
     below = keras.Model(model.input, model.get_layer("dropout").input)
     return np.asarray(below.predict(images, batch_size, verbose=int(watched())), dtype=np.float32)
 
@@ -469,8 +534,15 @@ def _weights_digest(model: keras.Model) -> str:
 def freeze(model: keras.Model, architecture: Architecture) -> None:
     """Second stage: leave the head and the upper layers trainable, never a batch norm.
 
-    The layers up to `architecture.fine_tuned_from` stand still, in a fusion those of each member.
+    The layers before `architecture.fine_tuned_from` stand still, in a fusion those of each member.
     Batch norm stands still everywhere: its averages belong to the weights that it came with.
+
+    Args:
+        model: A network of `build`, changed in place.
+        architecture: That of the network.
+
+    Raises:
+        ValueError: The model has no layer that is named so.
     """
     movable = {layer.name for layer in _upper_layers(model, architecture)}
     for layer in model.layers:
@@ -515,10 +587,26 @@ def _rate(profile: Profile, peak: float, steps: int) -> Any:  # noqa: ANN401
 
 
 def plateau_rate(losses: Sequence[float], peak: float, patience: int) -> float | None:
-    """The learning rate of the next epoch after these validation losses; None when it is enough.
+    """The learning rate of the next epoch after these validation losses.
 
     It rises to `peak` in five epochs and falls to a tenth after `patience` epochs without a lower
     loss. After `patience` more without one the training ends.
+
+    Args:
+        losses: Of the epochs so far.
+        peak: The highest rate.
+        patience: Epochs, 1 or more.
+
+    Returns:
+        The rate; None when it is enough.
+
+    Example:
+        >>> plateau_rate([], peak=1.0, patience=2)
+        0.2
+        >>> plateau_rate([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.4, 0.4], peak=1.0, patience=2)
+        0.1
+        >>> print(plateau_rate([0.5, 0.5, 0.5, 0.5, 0.5], peak=1.0, patience=2))
+        None
     """
     least, age, falls = np.inf, 0, 0
     for loss in losses:
