@@ -1,4 +1,8 @@
-"""Fetch and unpack archives of films: nothing is written outside, and nothing stays if it fails."""
+"""Fetch and unpack archives of films: checked on the way, and nothing is written outside.
+
+What was written before a fault was met stays: work in a folder that is cleared away then
+(`store.make_folder`).
+"""
 
 import base64
 import hashlib
@@ -25,9 +29,27 @@ _IGNORED: Final = {"__macosx", "thumbs.db", "desktop.ini", "icon\r", "@eadir"}
 
 
 def download(url: str, target: Path) -> None:
-    """Fetch a file; its length and, where the server states it, its MD5 must be right.
+    """Fetch a file and check that it is whole.
 
-    Raises `CorpusError`, also where the disk has no room for it.
+    It may not be shorter than the server states. Where the server states its MD5 (Google's storage,
+    where Kaggle keeps its files, does), that must be right.
+
+    Args:
+        url: Its address.
+        target: Where it is written.
+
+    Raises:
+        CorpusError: The server cannot be reached, the file is not whole or cannot be written, or
+            the disk has no room for it.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     film, copy = Path(folder, "film"), Path(folder, "copy")
+        ...     _ = film.write_bytes(b"grey")
+        ...     download(film.as_uri(), copy)
+        ...     copy.read_bytes()
+        b'grey'
     """
     remedy = "Check the connection and try again, or give the path of a downloaded zip."
     try:
@@ -63,7 +85,30 @@ def _check_space(name: object, folder: Path, needed: int) -> None:
 
 
 def extract(archive: Path, folder: Path, name: object) -> None:
-    """Unpack a zip into a folder, checksums verified on the way; `CorpusError` if it is bad."""
+    """Unpack a zip into a folder, checksums verified on the way.
+
+    Hidden files (`is_hidden`) are left out.
+
+    Args:
+        archive: The zip.
+        folder: Where its files go; it exists.
+        name: What an error calls the zip: its path or address.
+
+    Raises:
+        CorpusError: The zip is damaged or not read here, an entry points outside, is a symbolic
+            link or encrypted, there are more than `MAX_MEMBERS` entries or `MAX_UNPACKED` bytes, or
+            the disk has no room for them.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     with zipfile.ZipFile(Path(folder, "films.zip"), "w") as films:
+        ...         films.writestr("Normal/1.png", "grey")
+        ...         films.writestr("Normal/.DS_Store", "")
+        ...     extract(Path(folder, "films.zip"), Path(folder), "films.zip")
+        ...     [path.name for path in Path(folder, "Normal").iterdir()]
+        ['1.png']
+    """
     try:
         with zipfile.ZipFile(archive) as opened:
             members = opened.infolist()
@@ -107,6 +152,17 @@ def _unsafe(member: zipfile.ZipInfo) -> str:
 
 
 def is_hidden(path: PurePath | str) -> bool:
-    """Whether any part starts with a dot or is what an operating system leaves behind."""
+    """Whether a path is one that nobody sees.
+
+    Args:
+        path: Of a file or folder.
+
+    Returns:
+        Whether any part starts with a dot or is what an operating system leaves behind.
+
+    Example:
+        >>> is_hidden("Normal/.1.png"), is_hidden("__MACOSX/1.png"), is_hidden("Normal/1.png")
+        (True, True, False)
+    """
     parts = PurePath(path).parts
     return any(p.startswith(".") or p.casefold() in _IGNORED for p in parts)

@@ -54,16 +54,32 @@ Ints = npt.NDArray[np.integer[Any]]
 class Audit:
     """All findings, as four tables.
 
-    `images`: the listing and, by file, `border_black`, `border_white` (shares of the outermost
-    2 %), `border_mean` (0..255), `duplicate_group` (-1: none), `group` (duplicates and patient
-    united: must stay in one part), `conflict`, `keep`, `reason` (why it is not kept).
-    `pairs`: confirmed copies; `kind` is the first that fits of bytes, pixels, inverted (also if
-    mirrored, turned or cut besides), mirrored (also if turned or cut),
-    transformed (rotated, shifted, cropped, zoomed or padded) or near (in place: re-encoded,
-    resized, another contrast). `rotation` (degrees), `scale` and `shift` (share of the side) say
-    how the second film lies on the first.
-    `candidates`: every pair whose detail was compared, with its similarity (-1..1).
-    `shortcuts`: what facts without bone predict; `p_value` is Bonferroni-corrected.
+    The columns of `images` are those of the listing and, by file:
+
+    - `border_black`, `border_white`: shares of black and of white pixels in the outermost frame, as
+      wide as 2 % of the shorter side, 0 to 1.
+    - `border_mean`: mean grey level of this frame, 0 to 255.
+    - `duplicate_group`: number of its group of copies; -1 for a film without a copy.
+    - `group`: number of its group of duplicates and patients united: it must stay in one part.
+    - `conflict`: whether its copies have different labels.
+    - `keep`, and `reason`: why it is not kept, or "".
+
+    The columns of `pairs`, and of `candidates`:
+
+    - `path_a`, `path_b`, and `same_label`.
+    - `kind`: the first that fits of bytes, pixels, inverted (also if mirrored, turned or cut
+      besides), mirrored (also if turned or cut), transformed (rotated, shifted, cropped, zoomed or
+      padded) and near (in place: re-encoded, resized, another contrast).
+    - `similarity` of their detail, -1 to 1.
+    - `rotation` (degrees, counter-clockwise), `scale` and `shift` (share of the side): how the
+      second film lies on the first.
+
+    Attributes:
+        images: A row for each file of the listing.
+        pairs: A row for each confirmed pair of copies. Of files with the same bytes, or the same
+            pixels, each is paired with the first one alone.
+        candidates: A row for every pair whose detail was compared.
+        shortcuts: What facts without bone predict, as `measure_shortcuts` gives it.
     """
 
     images: pd.DataFrame
@@ -73,10 +89,21 @@ class Audit:
 
 
 def audit(root: Path | str, listing: pd.DataFrame, seed: int = 0) -> Audit:
-    """Audit the files of a listing (`corpus.list_corpus`) below `root`; `seed` is for shortcuts.
+    """Audit the files of a listing.
 
-    Files that cannot be decoded are reported, not raised. `ValueError` if the listing lacks a
-    column or is empty.
+    Files that cannot be decoded are reported, not raised. Of a group of copies the largest film is
+    kept (of equals the first); none if their labels differ, since nobody knows which is right.
+
+    Args:
+        root: Folder of the corpus.
+        listing: As `corpus.list_corpus` gives it.
+        seed: For `measure_shortcuts`.
+
+    Returns:
+        The findings.
+
+    Raises:
+        ValueError: The listing lacks a column or is empty.
     """
     missing = sorted(set(_LISTED) - set(listing))
     if missing or listing.empty:
@@ -212,9 +239,23 @@ def _named(images: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 def measure_shortcuts(images: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """How well facts without bone predict the class: cross-validated balanced accuracy.
 
-    A shallow decision tree (six answers take a second), groups kept together, the 95 % interval
-    by bootstrap over groups, the p-value by exchanging labels between groups of equal size.
-    No rows where there are not two classes with two groups each.
+    A shallow decision tree (six answers take a second) learns from each group of facts in
+    `FEATURES`, groups of films kept together.
+
+    Args:
+        images: As `Audit.images`, only those films that are kept.
+        seed: Of the folds, the tree, the bootstrap and the exchange of labels.
+
+    Returns:
+        A row for each group of facts. `features` is its name. `balanced_accuracy`, 0 to 1, has
+        `low` and `high`, the 95 % interval by bootstrap over groups. `p_value`, 0 to 1, is found by
+        exchanging labels between groups of equal size and is Bonferroni-corrected. `chance` is one
+        over the number of classes. No rows unless there are two classes, each with two groups.
+
+    Example:
+        >>> facts = {"label": [0, 1], "group": [0, 1], "width": 96, "height": 96}
+        >>> len(measure_shortcuts(pd.DataFrame(facts)))  # a class needs two groups
+        0
     """
     images = images.assign(aspect_ratio=images["width"] / images["height"])
     labels, groups = images["label"].to_numpy(), pd.factorize(images["group"])[0]
@@ -269,7 +310,26 @@ def _exchanged(labels: Ints, groups: Ints, rng: np.random.Generator) -> Ints:
 
 
 def counts(audit: Audit) -> dict[str, int]:
-    """The findings as numbers: of files, unless the name says groups or patients."""
+    """The findings as numbers.
+
+    Args:
+        audit: The findings.
+
+    Returns:
+        Numbers of files, unless the name says groups or patients. `surplus` are the copies beyond
+        the first of each group, and `distinct` is what is left without them and the `unreadable`.
+        `conflicts` are the files in the `conflict_groups`, `patients_across_classes` the patients
+        with films of several classes. `duplicate_groups`, `files`, `patients` and `kept` say what
+        they are.
+
+    Example:
+        >>> copies = {"label": 0, "patient": "", "duplicate_group": [0, 0, -1], "conflict": False}
+        >>> images = pd.DataFrame(copies | {"reason": ["", "copy of 1.png", ""]})
+        >>> images["keep"] = images["reason"] == ""
+        >>> found = counts(Audit(images, *[pd.DataFrame()] * 3))
+        >>> found["files"], found["surplus"], found["distinct"], found["kept"]
+        (3, 1, 2, 2)
+    """
     images = audit.images
     groups = images[images["duplicate_group"] >= 0].groupby("duplicate_group")["label"]
     patients = images[images["patient"] != ""].groupby("patient")["label"].nunique()
@@ -282,7 +342,14 @@ def counts(audit: Audit) -> dict[str, int]:
 
 
 def summary(audit: Audit) -> str:
-    """The whole audit as a text to print."""
+    """The whole audit as a text to print.
+
+    Args:
+        audit: The findings.
+
+    Returns:
+        Lines of text.
+    """
     n, images = counts(audit), audit.images
     kinds = audit.pairs["kind"].value_counts().to_dict()
     lines = [
@@ -310,11 +377,23 @@ def _by_class(images: pd.DataFrame) -> str:
 
 
 def score_against_truth(audit: Audit, truth: pd.DataFrame) -> pd.DataFrame:
-    """Precision and recall of the findings on a simulated corpus (`corpus.read_truth`).
+    """Precision and recall of the findings on a simulated corpus.
 
-    One row a kind: pairs of byte copies, pairs of near-duplicates, files in a label conflict.
     A planted copy is found if it is in the group of its source; a found pair is right if both
     come from the same radiograph.
+
+    Args:
+        audit: The findings.
+        truth: As `phantom.corpus.read_truth` gives it.
+
+    Returns:
+        A row for each kind, that is pairs of byte copies, pairs of near-duplicates (all other
+        copies) and files in a label conflict. `precision` is the share of what was found that is
+        right, and `recall` the share of what was planted that was found, 0 to 1 (NaN of nothing);
+        `found` and `planted` are the numbers.
+
+    Raises:
+        ValueError: The truth lacks an audited path.
     """
     images = _with_truth(audit, truth)
     source, reached, kind = images["origin"], images["reached"], audit.pairs["kind"]
@@ -334,7 +413,16 @@ def score_against_truth(audit: Audit, truth: pd.DataFrame) -> pd.DataFrame:
 def recall_by_fault(audit: Audit, truth: pd.DataFrame) -> pd.DataFrame:
     """How many of the copies that were planted with each fault are in the group of their source.
 
-    Columns fault, planted, found, recall, and the ends of its 95 % interval (Wilson), low, high.
+    Args:
+        audit: The findings.
+        truth: As `phantom.corpus.read_truth` gives it.
+
+    Returns:
+        A row for each fault. `planted` and `found` are numbers of copies, `recall` their share, 0
+        to 1, and `low` and `high` the ends of its 95 % interval (Wilson).
+
+    Raises:
+        ValueError: The truth lacks an audited path.
     """
     images = _with_truth(audit, truth)
     rows = []
@@ -357,19 +445,40 @@ def _with_truth(audit: Audit, truth: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_audit(audit: Audit, folder: Path | str) -> None:
-    """Write one csv file a table; audit.csv comes last: its presence says the audit is whole."""
+    """Write the audit, a csv file for each table.
+
+    audit.csv comes last: its presence says the audit is whole.
+
+    Args:
+        audit: The findings.
+        folder: Where `FILES` are written; it exists.
+    """
     for name, field in reversed(list(zip(FILES, fields(audit), strict=True))):
         table: pd.DataFrame = getattr(audit, field.name)
         replace_file(Path(folder) / name, partial(table.to_csv, index=False))
 
 
 def audit_code() -> str:
-    """What an audit depends on beside its films: its code and all that decodes a film."""
+    """What an audit depends on beside its films: its code and all that decodes a film.
+
+    Returns:
+        Two digests, SHA-256 (hex), with a space between.
+    """
     return f"{source_digest(__file__, copies.__file__, evaluate.__file__)} {decoder()}"
 
 
 def read_audit(folder: Path | str) -> Audit:
-    """Read what `write_audit` wrote; `ValueError` names the file that is missing or damaged."""
+    """Read what `write_audit` wrote.
+
+    Args:
+        folder: Where `FILES` are.
+
+    Returns:
+        The findings.
+
+    Raises:
+        ValueError: A file is missing or damaged; the message names it.
+    """
     return Audit(*(_read(Path(folder) / name) for name in FILES))
 
 

@@ -47,36 +47,81 @@ Complex = npt.NDArray[np.complexfloating[Any, Any]]
 
 
 class Film(NamedTuple):
-    """What the search keeps of a film, some 50 kB."""
+    """What the search keeps of a film, some 50 kB.
 
-    small: Grey  # stretched to SIDES[1], its flat margins overwritten
-    box: Box  # left, top, right, bottom of what is not flat
-    side: int  # at which its detail is worth comparing
-    points: Complex  # (n,), positions of the keypoints
-    bright: Bools  # (n,), whether a keypoint is brighter than its surroundings
-    descriptors: Floats  # (n, cells, directions), float16
+    Attributes:
+        small: The film stretched to a square of SIDES[1] pixels, its flat margins overwritten.
+        box: Left, top, right and bottom of what is not flat, -1/2 to 1/2.
+        side: Pixels of a side at which its detail is worth comparing, within `SIDES`.
+        points: Positions of the keypoints, the strongest first, shape (n,), complex.
+        bright: Whether each keypoint is brighter than its surroundings, shape (n,).
+        descriptors: Unit vectors, shape (n, cells, directions), float16.
+    """
+
+    small: Grey
+    box: Box
+    side: int
+    points: Complex
+    bright: Bools
+    descriptors: Floats
 
 
 class Pair(NamedTuple):
-    """Two films, by their numbers, and what carries `b` onto `a`."""
+    """Two films, and what carries the second onto the first.
+
+    Attributes:
+        a: Number of the first film.
+        b: Number of the second film.
+        similarity: Of detail in the overlap, -1 to 1.
+        mirrored: Whether the one is a mirrored copy of the other.
+        inverted: Whether the one is a negative of the other.
+        affine: From positions (x, y, 1) in `b` to (x, y) in `a`, shape (2, 3).
+    """
 
     a: int
     b: int
-    similarity: float  # -1..1, of detail in the overlap
+    similarity: float
     mirrored: bool
     inverted: bool
-    affine: Floats  # (2, 3), from positions (x, y, 1) in `b` to (x, y) in `a`
+    affine: Floats
 
 
 def extract_features(image: Grey) -> Film:
-    """What is needed of a film to find its copies."""
+    """What is needed of a film to find its copies.
+
+    Args:
+        image: Grey levels, shape (height, width).
+
+    Returns:
+        Its keypoints and a small picture of it.
+
+    Example:
+        >>> film = extract_features(np.full((120, 100), 7, np.uint8))  # without any detail
+        >>> film.small.shape, film.side, len(film.points)
+        ((192, 192), 100, 0)
+    """
     small, box = _without_margins(_resized_square(image, SIDES[1]))
     side = int(np.clip(min(image.shape), *SIDES))
     return Film(small, box, side, *_keypoints(small, box))
 
 
 def find_pairs(films: list[Film]) -> list[Pair]:
-    """Every candidate pair, once, with the similarity of its detail after registration."""
+    """Every candidate pair, once, with the similarity of its detail after registration.
+
+    Args:
+        films: As `extract_features` gives them.
+
+    Returns:
+        The pairs in the order of their films, a before b. Those that are copies have a high
+        similarity (`audit.SAME_IMAGE`); candidates whose keypoints agree on no map are left out.
+
+    Example:
+        >>> cells = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+        >>> film = np.kron(cells, np.ones((12, 12), np.uint8))
+        >>> pair, = find_pairs([extract_features(film), extract_features(film[:, ::-1])])
+        >>> pair.mirrored, pair.inverted, round(pair.similarity, 2)
+        (True, False, 1.0)
+    """
     best: dict[tuple[int, int], Pair] = {}
     basis = whitening(films)
     # Many small products: the threads of BLAS would wait for each other most of the time.
@@ -212,7 +257,20 @@ def _mirrored(descriptors: Floats) -> Floats:
 
 
 def candidates(films: list[Film], basis: Floats) -> list[tuple[int, int, bool]]:
-    """Pairs of films with VOTES keypoints in common, and whether one is mirrored."""
+    """Pairs of films that have keypoints in common.
+
+    A keypoint of a film is in common with the film that has the nearest descriptor. At least
+    `VOTES` of them make a candidate, and a film asks for at most `NEIGHBOURS`, as it is and
+    mirrored.
+
+    Args:
+        films: As `extract_features` gives them.
+        basis: As `whitening` gives it.
+
+    Returns:
+        Numbers of the first and of the second film, and whether one is mirrored, sorted. A pair may
+        be there as it is and mirrored.
+    """
     owner = np.repeat(np.arange(len(films)), [len(film.points) for film in films])
     if len(np.unique(owner)) < 2:
         return []
@@ -233,10 +291,16 @@ def candidates(films: list[Film], basis: Floats) -> list[tuple[int, int, bool]]:
 
 
 def whitening(films: list[Film]) -> Floats:
-    """(cells x directions, COMPONENTS): what all descriptors have in common counts no more.
+    """What brings the descriptors of all films to a measure in which each direction counts alike.
 
-    Principal components, each divided by its strength (Jegou and Chum 2012,
-    doi:10.1007/978-3-642-33709-3_55).
+    What all descriptors have in common counts no more: principal components, each divided by its
+    strength (Jegou and Chum 2012, doi:10.1007/978-3-642-33709-3_55).
+
+    Args:
+        films: As `extract_features` gives them.
+
+    Returns:
+        A matrix that descriptors are multiplied with, shape (cells x directions, `COMPONENTS`).
     """
     size = CELLS**2 * DIRECTIONS
     covariance = np.zeros((size, size))
@@ -284,7 +348,18 @@ def _slices(length: int, step: int) -> list[slice]:
 
 
 def register(films: list[Film], basis: Floats, a: int, b: int, mirrored: bool) -> Pair | None:
-    """The pair registered, or None if its keypoints agree on no map."""
+    """A candidate pair, registered.
+
+    Args:
+        films: As `extract_features` gives them.
+        basis: As `whitening` gives it.
+        a: Number of the first film.
+        b: Number of the second film.
+        mirrored: Whether the second film is mirrored before it is compared.
+
+    Returns:
+        The pair, or None if its keypoints agree on no map.
+    """
     one, other = films[a], films[b]
     if (estimated := _estimate_affine(one, other, basis, mirrored)) is None:
         return None

@@ -40,10 +40,20 @@ _SETTLED: Final = 2_000_000_000  # ns; a younger file may change again within on
 def open_corpus(
     name: str, profile: Profile, home: Path | str = Path("corpora"), seed: int = 0
 ) -> Path:
-    """The folder of a corpus, made, fetched or unpacked below `home` if it is not there yet.
+    """The folder of a corpus, made, fetched or unpacked if it is not there yet.
 
-    "simulated" is made for the profile, "kaggle" is fetched, a zip is unpacked, and any other
-    path must be a folder with a sub-folder for each class, used in place. Raises `CorpusError`.
+    Args:
+        name: "simulated" is made for the profile, "kaggle" is fetched, a zip is unpacked, and any
+            other path must be a folder with a sub-folder for each class, used in place.
+        profile: Says how many patients and pixels a simulated corpus has.
+        home: Folder below which corpora are made, fetched and unpacked.
+        seed: Of a simulated corpus.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CorpusError: There is no such path, or what is there or was fetched cannot be used.
     """
     home = Path(home)
     if name == "simulated":
@@ -64,18 +74,35 @@ def open_corpus(
 
 
 def corpus_path(name: str) -> Path | None:
-    """Absolute path of a reader's own folder or zip, `~` and links resolved; None for the others.
+    """Absolute path of a reader's own folder or zip, `~` and links resolved.
 
-    "simulated" and "kaggle" always mean those two, also where a folder of that name exists.
+    Args:
+        name: Of a corpus, as for `open_corpus`.
+
+    Returns:
+        The path. None for "simulated" and "kaggle", which always mean those two, also where a
+        folder of that name exists.
+
+    Example:
+        >>> corpus_path("kaggle") is None, corpus_path("films.zip") == Path("films.zip").resolve()
+        (True, True)
     """
     return None if name in KNOWN else Path(os.path.expanduser(name)).resolve()  # noqa: PTH111 (~nobody stays)
 
 
 def corpus_name(name: str) -> str:
-    """Name of a corpus in paths: letters, digits and `._-` alone, another one for another path.
+    """Name of a corpus in paths.
 
-    "simulated", "kaggle", or the name of the folder or zip with six hex digits of the SHA-256 of
-    its path.
+    Args:
+        name: Of a corpus, as for `open_corpus`.
+
+    Returns:
+        Letters, digits and `._-` alone, another name for another path. It is "simulated", "kaggle",
+        or the name of the folder or zip with six hex digits of the SHA-256 of its path.
+
+    Example:
+        >>> corpus_name("simulated"), corpus_name("my films.zip")[:-6]
+        ('simulated', 'my-films-')
     """
     if (path := corpus_path(name)) is None:
         return name
@@ -85,10 +112,20 @@ def corpus_name(name: str) -> str:
 
 
 def films_digest(root: Path | str, listing: pd.DataFrame) -> str:
-    """SHA-256 (hex) that names the films of a whole listing (columns path and sha256).
+    """What names the films of a whole listing.
 
     A simulated corpus whose files are still those that were made is named by its settings, since
     other versions of an encoder write the same phantoms in other bytes; any other by its files.
+
+    Args:
+        root: Folder of the corpus.
+        listing: As `list_corpus` gives it; columns path and sha256.
+
+    Returns:
+        SHA-256 (hex).
+
+    Raises:
+        CorpusError: corpus.json of a simulated corpus is damaged.
     """
     digest = rows_digest(listing, FILM)
     from osteo_utils.phantom.corpus import corpus_info  # it loads much of SciPy
@@ -100,18 +137,41 @@ def films_digest(root: Path | str, listing: pd.DataFrame) -> str:
 
 
 def listing_digest(listing: pd.DataFrame) -> str:
-    """SHA-256 (hex) of everything that `list_corpus` tells of a corpus, patients included."""
+    """What names everything that `list_corpus` tells of a corpus, patients included.
+
+    Args:
+        listing: As `list_corpus` gives it.
+
+    Returns:
+        SHA-256 (hex).
+
+    Example:
+        >>> one, other = (pd.DataFrame({"path": ["1.png"], "patient": p}) for p in ("", "P1"))
+        >>> listing_digest(one) == listing_digest(one), listing_digest(one) == listing_digest(other)
+        (True, False)
+    """
     return rows_digest(listing, list(listing.columns))
 
 
 def fetch_kaggle(
     root: Path | str, url: str = KAGGLE_URL, counts: Sequence[int] = KAGGLE_COUNTS
 ) -> Path:
-    """Download the public knee set (1.2 GB, no account needed), check it and put it at `root`.
+    """Download the public knee set (1.2 GB, no account needed), check it and put it in place.
 
     The archive's MD5 (where the server tells it), paths, sizes, checksums and its number of files
-    in each class (`counts`) are checked before anything is put in place; nothing stays behind if
-    that fails (`CorpusError`).
+    in each class are checked before anything is put in place; nothing stays behind if that fails. A
+    folder that is there already only has to hold files of each class.
+
+    Args:
+        root: Folder of the corpus.
+        url: Address of the zip.
+        counts: Number of files in each class, in the order of `CLASS_NAMES`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CorpusError: One of these checks fails, or the server cannot be reached.
     """
 
     def fill(part: Path) -> None:
@@ -134,7 +194,19 @@ def fetch_kaggle(
 
 
 def unpack(archive: Path | str, root: Path | str) -> Path:
-    """Unpack a zip with a sub-folder for each class at `root`, once; `CorpusError` if unsafe."""
+    """Unpack a zip with a sub-folder for each class, once.
+
+    Args:
+        archive: The zip.
+        root: Folder of the corpus.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CorpusError: There is no such zip, it is damaged or unsafe, it lacks a class, or the folder
+            holds something else.
+    """
     archive, root = Path(archive), Path(root)
     if not archive.is_file():
         raise CorpusError(archive, "a zip", "no such file", "Check the path.")
@@ -158,10 +230,33 @@ def unpack(archive: Path | str, root: Path | str) -> Path:
 def list_corpus(root: Path | str, cache: Path | None = None) -> pd.DataFrame:
     """One row for each file in the class folders, sorted naturally by path.
 
-    Columns: path (below `root`), label, patient, site, side (from metadata.csv, "" without),
-    format, extension, mode, width, height, bytes, sha256, problem ("" or why it cannot be used).
-    `cache` is a JSON file: a good film whose size and times are those of the last listing is not
-    read again.
+    metadata.csv in the folder may say who the patients are. One with neither a column path nor a
+    column patient is another program's: it is left aside, and stderr says so.
+
+    Args:
+        root: Folder of the corpus.
+        cache: A JSON file. A good film whose size and times are those of the last listing is not
+            read again.
+
+    Returns:
+        Columns path (below `root`), label, patient, site, side (from metadata.csv, "" without),
+        format, extension, mode, width, height, bytes, sha256, problem ("" or why it cannot be
+        used).
+
+    Raises:
+        CorpusError: A class has no file, a folder cannot be read, or metadata.csv does not fit the
+            files.
+
+    Example:
+        >>> from PIL import Image
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as root:
+        ...     for name in CLASS_NAMES:
+        ...         Path(root, name).mkdir()
+        ...         Image.new("L", (3, 2)).save(Path(root, name, "1.png"))
+        ...     listing = list_corpus(root)
+        >>> listing["path"].tolist(), listing["label"].tolist(), listing["width"].tolist()
+        (['Normal/1.png', 'Osteopenia/1.png', 'Osteoporosis/1.png'], [0, 1, 2], [3, 3, 3])
     """
     root = Path(root)
     files, known, now = _labelled_files(root), _read_known(cache), time.time_ns()
