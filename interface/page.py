@@ -1,29 +1,30 @@
 """The page: controls at the side, films with their answers, and the history below."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import answers
 import numpy as np
 import pandas as pd
-import report
 import streamlit as st
-from answers import Answer, Film, Listed, Map, Member, Record
-from report import Picture, Section
 
-from osteo_utils.cli import NOTICE
+from interface import report, runs
+from interface.report import Section
+from interface.runs import Answer, Listed, Record
+from osteo_utils import NOTICE, inference
 from osteo_utils.data.images import Grey, fit_square
 from osteo_utils.errors import ImageError
 from osteo_utils.escape import markdown, spreadsheet
+from osteo_utils.figures import overlay
+from osteo_utils.figures.overlay import COLOURS, Picture, SaliencyMap
+from osteo_utils.inference import Film, Member, title_of
 from osteo_utils.registry import CLASS_NAMES, OSTEOPENIA_BELOW, OSTEOPOROSIS_AT_OR_BELOW
-from osteo_utils.runs import RunError
+from osteo_utils.runs import RunError, read_run
 from osteo_utils.saliency.gradcam import TITLES, CamError
-from osteo_utils.widgets.cam_explorer import COLOURS
 
 RUNS: Final = Path(__file__).resolve().parents[1] / "runs"
 MAX_FILMS: Final = 8  # on the page at a time
@@ -103,46 +104,41 @@ def _try(listed: Sequence[Listed]) -> None:
 # What is kept. What comes of a reader's film is kept for that reader's session alone.
 
 
-@st.cache_data(max_entries=8, ttl=10, show_spinner="Looking for runs")
-def _finished(root: Path) -> list[Path]:
-    return answers.finished(root)
+_look_for_runs = st.cache_data(max_entries=8, ttl=10, show_spinner="Looking for runs")
+_find_runs = _look_for_runs(inference.find_runs)
+_example = st.cache_data(max_entries=8, show_spinner=False)(inference.example_film)
 
 
 @st.cache_data(max_entries=8, show_spinner="Looking through the runs")
 def _checked(found: list[tuple[Path, str]]) -> tuple[list[Listed], list[str]]:
-    return answers.list_runs(found)
+    return runs.list_runs(found)
 
 
 @st.cache_resource(max_entries=8, show_spinner="Loading the network")
 def _member(folder: Path, stamp: str) -> Member:
-    return answers.load_member(folder)
+    return inference.open_member(read_run(folder))
 
 
 @st.cache_data(max_entries=64, show_spinner="Fitting the calibration")
 def _record(key: object, _members: list[Member]) -> Record:
-    return answers.record([member.run for member in _members])
+    return runs.record([member.run for member in _members])
 
 
 @st.cache_data(max_entries=64, scope="session", show_spinner="Reading the film")
 def _read(data: bytes, name: str) -> Film:
-    return answers.read_film(data, name)
+    return inference.uploaded_film(data, name)
 
 
 @st.cache_data(max_entries=512, scope="session", show_spinner="Asking the network")
 def _answer(key: object, digest: str, _loaded: Loaded, _film: Film) -> Answer:
-    return answers.answer(_loaded.members, _loaded.record.temperature, _film)
+    return runs.calibrated_answer(_loaded.members, _loaded.record.temperature, _film)
 
 
 @st.cache_data(max_entries=128, scope="session", show_spinner="Computing the map")
 def _maps(
     key: object, digest: str, method: str, target: int, _loaded: Loaded, _film: Film
-) -> list[Map]:
-    return answers.explain(_loaded.members, _film, method, target)
-
-
-@st.cache_data(max_entries=8, show_spinner=False)
-def _example(t_score: float) -> bytes:
-    return answers.example(t_score)
+) -> list[SaliencyMap]:
+    return inference.explain_vote(_loaded.members, _film.image, method, target)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -161,7 +157,7 @@ def _root() -> Path:
 
 
 def _listed(root: Path) -> tuple[list[Listed], list[str]]:
-    return _checked([(folder, answers.stamp(folder)) for folder in _finished(root)])
+    return _checked([(folder, runs.stamp(folder)) for folder in _find_runs(root)])
 
 
 def _models(listed: Sequence[Listed]) -> list[Loaded]:
@@ -178,7 +174,7 @@ def _models(listed: Sequence[Listed]) -> list[Loaded]:
 
 
 def _model(label: str, known: Sequence[Listed], number: int) -> Chosen | None:
-    offers = {each.title: (each,) for each in known} | answers.pairs(known)
+    offers = {each.title: (each,) for each in known} | runs.pairs(known)
     names = [*offers, *([OWN_VOTE] if len(known) > 1 else [])]
     ranked = sorted(known, key=lambda each: -np.nan_to_num(each.validation))
     start = ranked[min(number, len(ranked) - 1)].title
@@ -204,10 +200,13 @@ def _model(label: str, known: Sequence[Listed], number: int) -> Chosen | None:
 def _load(chosen: Chosen) -> Loaded | None:
     try:
         members = [_member(each.folder, each.stamp) for each in chosen.members]
-        return Loaded(chosen, members, _record(chosen.key, members))
+        known = _record(chosen.key, members)
     except RunError as error:
         st.error(markdown(error))
         return None
+    for note in [member.note for member in members if member.note]:
+        st.warning(markdown(note))
+    return Loaded(chosen, members, known)
 
 
 def _look() -> Look:
@@ -241,22 +240,21 @@ def _films() -> list[Film]:
     )
     picked = st.pills(
         "Example phantoms, simulated now",
-        answers.EXAMPLE_T_SCORES,
+        inference.EXAMPLE_T_SCORES,
         format_func=lambda t: f"T-score {t:g}",
         selection_mode="multi",
         key="examples",
     )
-    files = [(file.getvalue(), file.name) for file in uploads or []]
-    files += [(_example(t), f"phantom, T-score {t:g}") for t in picked or []]
-    if len(files) > MAX_FILMS:
-        left = len(files) - MAX_FILMS
-        st.warning(f"{MAX_FILMS} films are shown at a time; {left} of {len(files)} are left out.")
-    return [film for file in files[:MAX_FILMS] if (film := _readable(*file))]
+    films: list[Callable[[], Film | None]] = [partial(_readable, file) for file in uploads or []]
+    films += [partial(_example, t) for t in picked or []]
+    if (left := len(films) - MAX_FILMS) > 0:
+        st.warning(f"{MAX_FILMS} films are shown at a time; {left} of {len(films)} are left out.")
+    return [film for read in films[:MAX_FILMS] if (film := read())]
 
 
-def _readable(data: bytes, name: str) -> Film | None:
+def _readable(file: Any) -> Film | None:  # noqa: ANN401
     try:
-        return _read(data, name)
+        return _read(file.getvalue(), file.name)
     except ImageError as error:
         st.error(markdown(error))
         return None
@@ -270,7 +268,7 @@ def _film(
         st.html(f'<h2 class="osteo-name">{escape(film.name)}</h2>')
         columns = st.columns(3, gap="medium")
         with columns[0]:
-            _picture(report.picture_of(film))
+            _picture(overlay.picture_of_film(film.image, film.name, report.SIDE))
         one = len(models) == 1
         spots = [columns[1:]] if one else [(column, column) for column in columns[1:]]
         sections = [
@@ -320,16 +318,15 @@ def _explained(
 ) -> tuple[list[Picture], list[str]]:
     """The maps that show something, and a line about each that does not."""
     target = said.called if look.target is None else look.target
-    name = said.classes[target]
+    name = CLASS_NAMES[target]
     try:
         maps = _maps(model.chosen.key, film.digest, look.method, target, model, film)
     except CamError as error:
         return [], [str(error)]
-    drawn = [
-        report.picture_of_map(film, each, look.method, name, look.colours, look.opacity)
-        for each in maps
-    ]
-    flat = [report.flat_line(each, look.method, name) for each in maps if each.cam is None]
+    title, how = TITLES[look.method], (look.colours, look.opacity, report.SIDE)
+    which = (film.image, film.name, f"{title} for {name}")
+    drawn = [overlay.picture_of_map(*which, each, *how) for each in maps]
+    flat = [overlay.flat_line(each, title, name) for each in maps if each.peak is None]
     return [picture for picture in drawn if picture], flat
 
 
@@ -390,9 +387,9 @@ def _row(film: Film, section: Section) -> dict[str, Any]:
         "film": film.name,
         "model": section.title,
     }
-    row |= {"called": said.classes[said.called]}
+    row |= {"called": CLASS_NAMES[said.called]}
     for how, p in (("calibrated", said.calibrated), ("raw", said.raw)):
-        row |= {f"{name}, {how}": round(float(v), 4) for name, v in zip(said.classes, p)}  # noqa: B905
+        row |= {f"{n}, {how}": round(float(v), 4) for n, v in zip(CLASS_NAMES, p, strict=True)}
     unlike = {None: "not checked", True: "yes", False: "no"}[said.unlike]
     return row | {"unlike the training films": unlike, "sha256": film.digest[:12]}
 
@@ -443,15 +440,13 @@ def _offer(root: Path) -> None:
         "chapters of the course, or train small models here, which takes a minute or two. In smoke "
         "size they see a few dozen phantoms for two epochs, so their answers mean little."
     )
-    names = st.multiselect(
-        "Models to train", answers.SMALL_MODELS, answers.SMALL_MODELS[:2], answers.title_of
-    )
+    names = st.multiselect("Models to train", runs.SMALL_MODELS, runs.SMALL_MODELS[:2], title_of)
     if st.button("Train them in smoke size", type="primary", disabled=not names):
         bar = st.progress(0.0, "Starting")
         try:
-            answers.make_smoke(root, names, lambda done, what: bar.progress(done, what))
+            runs.make_smoke(root, names, lambda done, what: bar.progress(done, what))
         except (ValueError, OSError) as error:
             st.error(markdown(error))
             return
-        _finished.clear()
+        _find_runs.clear()
         st.rerun()

@@ -1,65 +1,30 @@
 """HTML that the app shows and the report that it hands out: every text from outside is escaped."""
 
-import base64
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
-from io import BytesIO
+from pathlib import Path
 from typing import Final, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-from answers import Answer, Film, Map, Maps, Member, Record
-from matplotlib import colormaps
-from PIL import Image
-
-from osteo_utils.cli import NOTICE
+from interface.runs import Answer, Record
+from osteo_utils import NOTICE
 from osteo_utils.course import installed
-from osteo_utils.data.images import fit_square
 from osteo_utils.data.novelty import REMARK
-from osteo_utils.registry import CLASS_COLOURS
-from osteo_utils.saliency.gradcam import TITLES, peak
+from osteo_utils.figures.overlay import Picture, figure_html, picture_of_film
+from osteo_utils.inference import Film, Member
+from osteo_utils.registry import CLASS_COLOURS, CLASS_NAMES
 from osteo_utils.scoring.evaluate import IF_CALIBRATED, beside_calibrated, with_interval
-from osteo_utils.widgets.cam_explorer import SIGNED_COLOURS
-from osteo_utils.widgets.live_gradcam import overlay
-
-Pixels = npt.NDArray[np.uint8]
 
 SIDE: Final = 448  # of the pictures, in pixels
 ALIKE: Final = (
     "Like the films of the training, as far as a check of layout and brightness can tell."
 )
 UNCHECKED: Final = "Not checked: the run has no record of what its training films look like."
-_OTHER: Final = "#6b7280"  # a class that is none of the course's
 _PACKAGES: Final = ("osteo-utils", "tensorflow", "keras", "numpy", "pillow", "streamlit")
 
-STYLE: Final = """<style>
-.osteo-called { font-size: 1.15rem; margin: 0 0 .4rem; }
-.osteo-bars { width: 100%; border-collapse: collapse; font-size: .9rem;
-  font-variant-numeric: tabular-nums; }
-.osteo-bars caption { text-align: left; opacity: .8; font-size: .85rem; padding-bottom: .2rem; }
-.osteo-bars th, .osteo-bars td { border: 0; padding: .2rem .15rem; text-align: left;
-  vertical-align: top; }
-.osteo-bars thead th { font-weight: normal; font-size: .75rem; opacity: .8; }
-.osteo-bars tbody th { font-weight: normal; white-space: nowrap; }
-.osteo-bars tr.osteo-top th, .osteo-bars tr.osteo-top td { font-weight: 600; }
-.osteo-bars .osteo-number { text-align: right; width: 3.4rem; }
-.osteo-track { background: rgba(128, 128, 128, .22); height: .6rem; margin-top: .15rem; }
-.osteo-bar { height: 100%; }
-.osteo-dot { display: inline-block; width: .7rem; height: .7rem; margin-right: .4rem; }
-.osteo-note { font-size: .85rem; opacity: .85; margin: .4rem 0; }
-.osteo-name { overflow-wrap: anywhere; font-size: 1.25rem; font-weight: 600; margin: 0; }
-.osteo-notice { position: fixed; inset: auto 0 0 0; z-index: 1000; padding: .45rem 1rem;
-  background: #fff3cd; color: #332701; text-align: center; font-size: .85rem; }
-</style>"""
-
-
-class Picture(NamedTuple):
-    """A picture with what is seen in it (`alt`) and what it is (`caption`)."""
-
-    pixels: Pixels
-    alt: str
-    caption: str
+_HERE: Final = Path(__file__).resolve().parent
+STYLE: Final = f"<style>{(_HERE / 'style.css').read_text('utf-8')}</style>"
+_PAGE: Final = f"<style>{(_HERE / 'report.css').read_text('utf-8')}</style>"
 
 
 class Section(NamedTuple):
@@ -73,57 +38,15 @@ class Section(NamedTuple):
     flat: Sequence[str]  # a line for each map that shows nothing
 
 
-def picture_of(film: Film) -> Picture:
-    """The film on its black square, as the networks see it but larger."""
-    alt = f"The radiograph {film.name}, without a map"
-    return Picture(fit_square(film.image, SIDE), alt, "The film on its square, without a map")
-
-
-def picture_of_map(
-    film: Film, found: Map, method: str, class_name: str, colours: str, opacity: float
-) -> Picture | None:
-    """The map over the film, on its own scale; None where it is flat."""
-    if found.cam is None:
-        return None
-    (rows, columns), at = found.cam.shape, peak(found.cam)
-    across, down = (at[1] + 0.5) / columns, (at[0] + 0.5) / rows
-    what = f"{TITLES[method]} for {class_name}: {found.title}"
-    place = f"strongest {across:.0%} from the left and {down:.0%} from the top"
-    low, top = _range(found.cam)
-    caption = f"{what}, {place}. The scale below goes from {low:.2g} to {top:.2g}."
-    laid = overlay(fit_square(film.image, SIDE), found.cam, colours, opacity)
-    pixels = np.concatenate([laid, _scale(low < 0, colours)])
-    return Picture(pixels, f"{what}, over {film.name}; {place}", caption)
-
-
-def _range(cam: Maps) -> tuple[float, float]:
-    """The ends of the scale: 0 and the largest value, or both ends around 0 of a signed map."""
-    top = float(np.abs(cam).max())
-    return (-top if cam.min() < 0 else 0.0), top
-
-
-def _scale(signed: bool, colours: str) -> Pixels:
-    """The colours from the lowest value (left) to the largest, below a black line."""
-    table = colormaps[SIGNED_COLOURS if signed else colours]
-    strip = np.rint(table(np.linspace(0, 1, SIDE))[:, :3] * 255).astype(np.uint8)
-    return np.concatenate([np.zeros((4, SIDE, 3), np.uint8), np.repeat(strip[None], 14, axis=0)])
-
-
-def flat_line(found: Map, method: str, class_name: str) -> str:
-    """What is told where there is no map to show."""
-    why = f"nothing in this film speaks for {class_name}"
-    return f"{TITLES[method]}, {found.title}: no map, for {why}."
-
-
 def dot(name: str) -> str:
     """A square in the colour of a class; its name always stands beside it."""
-    return f'<span class="osteo-dot" style="background:{_colour(name)}"></span>'
+    return f'<span class="osteo-dot" style="background:{CLASS_COLOURS[name]}"></span>'
 
 
 def verdict(answer: Answer) -> str:
     """The called class, and the probabilities raw and calibrated as a table with bars."""
-    name = answer.classes[answer.called]
-    rows = "".join(_row(answer, i) for i in range(len(answer.classes)))
+    name = CLASS_NAMES[answer.called]
+    rows = "".join(_row(answer, i) for i in range(len(CLASS_NAMES)))
     return (
         f'<p class="osteo-called">{dot(name)}Called <strong>{escape(name)}</strong></p>'
         '<table class="osteo-bars"><caption>Probabilities; the bar is the calibrated one</caption>'
@@ -134,7 +57,7 @@ def verdict(answer: Answer) -> str:
 
 
 def _row(answer: Answer, i: int) -> str:
-    name, p, raw = answer.classes[i], answer.calibrated[i], answer.raw[i]
+    name, p, raw = CLASS_NAMES[i], answer.calibrated[i], answer.raw[i]
     top = ' class="osteo-top"' if i == answer.called else ""
     return (
         f'<tr{top}><th scope="row">{dot(name)}{escape(name)}{_bar(p, name)}</th>'
@@ -155,12 +78,10 @@ def counts(classes: Sequence[str], numbers: Sequence[int]) -> str:
 
 
 def _bar(share: float, name: str) -> str:
-    bar = f'<div class="osteo-bar" style="width:{share:.1%};background:{_colour(name)}"></div>'
+    bar = (
+        f'<div class="osteo-bar" style="width:{share:.1%};background:{CLASS_COLOURS[name]}"></div>'
+    )
     return f'<div class="osteo-track">{bar}</div>'
-
-
-def _colour(name: str) -> str:
-    return CLASS_COLOURS.get(name, _OTHER)
 
 
 def unlike_line(answer: Answer) -> str:
@@ -188,6 +109,7 @@ def facts_of(member: Member) -> dict[str, str]:
     scaled = f"scaled inside the network ({info['preprocessing']})"
     return {
         "Model": member.title,
+        "Network": member.note or "Built by name; only numbers are read from its file.",
         "Trained on": f"{info.get('corpus', 'unknown')}, {info.get('profile', 'own settings')}",
         "Class order": ", ".join(info["class_names"]),
         "Input": f"{member.size} x {member.size} grey pixels, {scaled}",
@@ -206,6 +128,7 @@ def report_html(film: Film, sections: Sequence[Section]) -> str:
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     title, facts = escape(film.name), film.facts
     told = f"{facts.format}, mode {facts.mode}, {facts.width} x {facts.height} pixels"
+    picture = figure_html(picture_of_film(film.image, film.name, SIDE))
     body = "".join(_section(section) for section in sections)
     made = datetime.now(UTC).isoformat(timespec="seconds")
     return (
@@ -215,33 +138,15 @@ def report_html(film: Film, sections: Sequence[Section]) -> str:
         f"<title>{title}: what the models say</title>{STYLE}{_PAGE}</head><body>"
         f'<h1 class="osteo-name">{title}</h1>'
         f'<p class="notice"><strong>{escape(NOTICE)}</strong></p>'
-        f"<div class='grid'>{figure(picture_of(film))}<div><h2>The file</h2><p>{escape(told)}; "
+        f"<div class='grid'>{picture}<div><h2>The file</h2><p>{escape(told)}; "
         f"{film.size:,} bytes; sha256 {film.digest[:12]}</p></div></div>{body}"
         f'<footer class="osteo-note">Made {made} with {escape(installed(_PACKAGES))}.</footer>'
         "</body></html>"
     )
 
 
-_PAGE: Final = """<style>
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 1.5rem auto;
-  padding: 0 1rem; }
-h2 { font-size: 1.1rem; margin: .8rem 0 .4rem; }
-.notice { background: #fff3cd; color: #332701; padding: .5rem .8rem; }
-.grid { display: flex; flex-wrap: wrap; gap: 1.2rem; }
-.grid > * { flex: 1 1 15rem; max-width: 19rem; min-width: 0; }
-figure { margin: 0; }
-img { width: 100%; height: auto; background: #000; }
-figcaption, dl { font-size: .85rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .8rem;
-  margin: .8rem 0; }
-dd { margin: 0; overflow-wrap: anywhere; }
-section { border-top: 1px solid #8888; margin-top: 1rem; break-inside: avoid; }
-</style>"""
-
-
 def _section(section: Section) -> str:
-    pictures = "".join(figure(picture) for picture in section.pictures)
+    pictures = "".join(figure_html(picture) for picture in section.pictures)
     flat = "".join(f"<p>{escape(line)}</p>" for line in section.flat)
     facts = "".join(map(_facts, section.members))
     unlike = escape(unlike_line(section.answer))
@@ -257,14 +162,3 @@ def _facts(member: Member) -> str:
     rows = facts_of(member).items()
     items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
     return f"<dl>{items}</dl>"
-
-
-def figure(picture: Picture) -> str:
-    """A picture inside the page."""
-    buffer = BytesIO()
-    Image.fromarray(picture.pixels).save(buffer, "webp", quality=90)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return (
-        f'<figure><img src="data:image/webp;base64,{data}" alt="{escape(picture.alt)}">'
-        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
-    )

@@ -4,3 +4,6 @@ Nothing is imported or run here, so ``import osteo_utils`` stays instant and fre
 """
 
 __version__ = "0.1.0"
+
+# Said wherever a network answers about a film.
+NOTICE = "For teaching and research only: not a medical device, and no advice about any person."

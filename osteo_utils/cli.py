@@ -12,22 +12,23 @@ import math
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from osteo_utils import __version__
+from osteo_utils import NOTICE, __version__
 from osteo_utils.escape import printable, spreadsheet
-from osteo_utils.registry import ARCHITECTURES, PROFILES
+from osteo_utils.registry import ARCHITECTURES, CLASS_NAMES, PROFILES
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import pandas as pd
 
+    from osteo_utils.figures.overlay import SaliencyMap
+    from osteo_utils.inference import Film, Member
     from osteo_utils.runs import Run
 
 # Written out, since their registry stands in a module that imports Keras; tests hold them together.
@@ -35,7 +36,6 @@ METHODS: Final = (
     *("grad_cam", "grad_cam_plus_plus", "layer_cam", "score_cam"),
     *("occlusion", "integrated_gradients"),
 )
-CLASSES: Final = ("Normal", "Osteopenia", "Osteoporosis")
 
 SCORES: Final = (
     *("balanced_accuracy", "accuracy", "f1_macro", "kappa_quadratic", "auc_macro", "brier"),
@@ -50,9 +50,6 @@ WORDS: Final = {
     "ece_if_calibrated": "the same if calibrated",
 }
 CLASS_SCORES: Final = ("precision", "recall", "specificity", "f1")
-NOTICE: Final = (
-    "For teaching and research only: not a medical device, and no advice about any person."
-)
 _LARGEST_PICTURE: Final = 1024  # pixels a side of an overlay
 _LONGEST_STEM: Final = 180  # bytes of a film's name in the name of its map; systems allow 255
 
@@ -63,13 +60,6 @@ class Result(NamedTuple):
     data: dict[str, Any]
     text: str
     code: int = 0
-
-
-class Film(NamedTuple):
-    """A radiograph from the command line."""
-
-    path: Path
-    image: "npt.NDArray[np.uint8]"  # (height, width), native size
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "osteo") -> int:
@@ -291,7 +281,7 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target",
         type=str.capitalize,
-        choices=CLASSES,
+        choices=CLASS_NAMES,
         help="class to explain (default: the called one)",
     )
     parser.add_argument("--layer", help="layer to read; an unknown name lists the choices")
@@ -311,7 +301,7 @@ def _corpus(arguments: argparse.Namespace) -> Result:
     files, facts = list_corpus(root), root / "corpus.json"
     known = json.loads(facts.read_text(encoding="utf-8")) if facts.exists() else {}
     best: dict[str, float] | None = known.get("best_possible")
-    classes = [_counted(name, files[files["label"] == i]) for i, name in enumerate(CLASSES)]
+    classes = [_counted(name, files[files["label"] == i]) for i, name in enumerate(CLASS_NAMES)]
     data = {"folder": root, "files": len(files), "classes": classes, "best_possible": best}
     told = ["The best possible scores are not known: this corpus does not state its T-scores."]
     if best is not None:
@@ -400,7 +390,7 @@ def _evaluated(run: "Run", part: str) -> dict[str, Any]:
     found = {"run": _title(run), "folder": run.folder, "split_hash": run.info["split_hash"]}
     by_class = {
         name: {score: run.metrics[part][f"{score}_{name.lower()}"] for score in CLASS_SCORES}
-        for name in CLASSES
+        for name in CLASS_NAMES
     }
     return found | {
         "scores": _scores(run, part),
@@ -417,8 +407,8 @@ def _report(found: Mapping[str, Any]) -> str:
     ]
     counts = found["confusion"]["counts"]
     matrix = [
-        {"true class": name} | {f"called {c}": n for c, n in zip(CLASSES, row, strict=True)}
-        for name, row in zip(CLASSES, counts, strict=True)
+        {"true class": name} | {f"called {c}": n for c, n in zip(CLASS_NAMES, row, strict=True)}
+        for name, row in zip(CLASS_NAMES, counts, strict=True)
     ]
     return "\n\n".join([f"\n{found['run']}", _table(scores), _table(classes), _table(matrix)])
 
@@ -454,82 +444,75 @@ def _explain(arguments: argparse.Namespace) -> Result:
 
     run = read_run(Path(arguments.run))
     films, code = _films(arguments.images)
-    rows = _explained(run, films, arguments) if films else []
+    rows = _explained(_open_member(run), films, arguments) if films else []
     print(NOTICE, file=sys.stderr)
     data = {"run": _title(run), "method": arguments.method, "maps": rows}
     return Result(data, _table([_shown_map(row) for row in rows]), code)
 
 
+def _open_member(run: "Run") -> "Member":
+    """The run with its network in memory; what is to be known of it first is told."""
+    from osteo_utils.inference import open_member
+
+    member = open_member(run)
+    if member.note:
+        print(printable(member.note), file=sys.stderr)
+    return member
+
+
 def _explained(
-    run: "Run", films: Sequence[Film], arguments: argparse.Namespace
+    member: "Member", films: "Sequence[Film]", arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Make and write every map; a row for each film and branch."""
-    from osteo_utils.networks.saved import load_model
+    from osteo_utils.inference import answer, explain
 
-    model, x = load_model(run), _pixels(run, films)
-    p = model.predict(x, verbose=0)
-    called = p.argmax(axis=1)
-    target = called if arguments.target is None else [CLASSES.index(arguments.target)] * len(x)
-    branches = _maps(run, model, x, target, arguments)
+    images = [film.image for film in films]
+    p = answer([member], images).probabilities
+    called = p.argmax(axis=1).tolist()
+    target = called
+    if arguments.target is not None:
+        target = [CLASS_NAMES.index(arguments.target)] * len(films)
+    branches = explain(member, images, arguments.method, target, arguments.layer)
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for i, (film, stem) in enumerate(zip(films, _stems(films), strict=True)):
         for branch, maps in branches.items():
             name = f"{stem}.{branch}" if branch else stem
-            row = {"file": film.path, "called": CLASSES[called[i]], "p_called": p[i, called[i]]}
-            row |= {"target": CLASSES[target[i]], "branch": branch}
+            row = {"file": film.name, "called": CLASS_NAMES[called[i]], "p_called": p[i, called[i]]}
+            row |= {"target": CLASS_NAMES[target[i]], "branch": branch}
             base = arguments.out / f"{name}.{arguments.method}"
             rows.append(row | _write_map(film, maps[i], base, row, arguments.raw))
     return rows
 
 
-def _maps(
-    run: "Run",
-    model: Any,  # noqa: ANN401
-    x: "npt.NDArray[np.uint8]",
-    target: Sequence[int],
-    arguments: argparse.Namespace,
-) -> "dict[str, npt.NDArray[np.float32]]":
-    """Raw maps by branch, "" for a network that has one; all NaN where the map is flat."""
-    from osteo_utils.inference import map_layers
-    from osteo_utils.saliency import gradcam
-
-    method = gradcam.METHODS[arguments.method]
-    layers: Mapping[str, str | None] = {"": arguments.layer}
-    if arguments.layer is None and arguments.method not in gradcam.PIXEL_METHODS:
-        layers = map_layers(run, model)
-        layers = layers if len(layers) > 1 else {"": next(iter(layers.values()))}
-    with warnings.catch_warnings():  # a flat map is told in its own row
-        warnings.simplefilter("ignore", gradcam.CamWarning)
-        return {
-            branch: method(model, x, target=target, layer=layer, flat="nan")
-            for branch, layer in layers.items()
-        }
-
-
 def _write_map(
-    film: Film,
-    cam: "npt.NDArray[np.float32]",
-    base: Path,
-    facts: Mapping[str, Any],
-    raw: bool,
+    film: "Film", found: "SaliencyMap", base: Path, facts: Mapping[str, Any], raw: bool
 ) -> dict[str, Any]:
-    """Write the picture (and the array) of one map; where it peaks and what was written."""
+    """Write the picture (and the array) of one map; where it peaks and what was written.
+
+    The strongest place is told in pixels of the file, which lies in the middle of its square.
+    """
     import numpy as np
 
     from osteo_utils.store import replace_file
 
+    array, picture = (base.with_name(f"{base.name}.{kind}") for kind in ("npy", "png"))
     if raw:
-        replace_file(base.with_name(f"{base.name}.npy"), lambda part: np.save(part, cam))
-    found: dict[str, Any] = {"raw": base.with_name(f"{base.name}.npy") if raw else None}
-    if np.isnan(cam).all():
-        return found | {"peak": None, "x": None, "y": None, "picture": None}
-    picture = base.with_name(f"{base.name}.png")
-    replace_file(picture, lambda part: _draw(film, cam, facts, part))
-    return found | _peak(film, cam) | {"picture": picture}
+        replace_file(array, lambda part: np.save(part, found.cam))
+    written: dict[str, Any] = {"raw": array if raw else None}
+    if found.peak is None:
+        return written | {"peak": None, "x": None, "y": None, "picture": None}
+    replace_file(picture, lambda part: _draw(film, found.cam, facts, part))
+    (height, width), (peak, across, down) = film.image.shape, found.peak
+    side = max(height, width)
+    x, y = across * side - (side - width) // 2, down * side - (side - height) // 2
+    place = {"x": round(min(max(x, 0.0), width - 1.0)), "y": round(min(max(y, 0.0), height - 1.0))}
+    return written | {"peak": peak} | place | {"picture": picture}
 
 
-def _draw(film: Film, cam: "npt.NDArray[np.float32]", facts: Mapping[str, Any], file: Path) -> None:
+def _draw(
+    film: "Film", cam: "npt.NDArray[np.float32]", facts: Mapping[str, Any], file: Path
+) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")  # a file, never a window
@@ -547,33 +530,16 @@ def _draw(film: Film, cam: "npt.NDArray[np.float32]", facts: Mapping[str, Any], 
     plt.close(figure)
 
 
-def _peak(film: Film, cam: "npt.NDArray[np.float32]") -> dict[str, Any]:
-    """Value and place of the strongest point, in pixels of the file; the square was padded."""
-    from osteo_utils.saliency.gradcam import peak
-
-    (height, width), (rows, columns) = film.image.shape, cam.shape
-    row, column = peak(cam)
-    side = max(height, width)
-    x = (float(column) + 0.5) / columns * side - (side - width) // 2
-    y = (float(row) + 0.5) / rows * side - (side - height) // 2
-    place = {"x": min(max(x, 0.0), width - 1.0), "y": min(max(y, 0.0), height - 1.0)}
-    return {"peak": float(cam[row, column])} | {key: round(at) for key, at in place.items()}
-
-
 def _shown_map(row: Mapping[str, Any]) -> dict[str, Any]:
     flat = "no map: nothing in this film speaks for the class"
     peak = flat if row["peak"] is None else f"{row['peak']:.3g} at x {row['x']}, y {row['y']}"
-    shown = {"file": row["file"].name, "called": f"{row['called']} {row['p_called']:.2f}"}
+    shown = {"file": Path(row["file"]).name, "called": f"{row['called']} {row['p_called']:.2f}"}
     shown |= {"branch": row["branch"]} if row["branch"] else {}
     return shown | {"map for": row["target"], "peak": peak, "picture": row["picture"] or ""}
 
 
 def _predict(arguments: argparse.Namespace) -> Result:
     _load_keras()
-    from osteo_utils.networks.saved import load_model
-    from osteo_utils.runs import PROBABILITY_COLUMNS
-    from osteo_utils.scoring.ensembles import soft_vote
-
     paths = [Path(path) for path in arguments.paths]
     runs = [_run(path) for path in paths if path.is_dir()]
     if not runs:
@@ -581,19 +547,29 @@ def _predict(arguments: argparse.Namespace) -> Result:
     if len(runs) == len(paths):
         raise ValueError(f"{paths[-1]}: expected radiographs after the runs, found none")
     films, code = _films([path for path in paths if not path.is_dir()])
-    members = [load_model(run).predict(_pixels(run, films), verbose=0) for run in runs if films]
-    p: Any = soft_vote(members) if films else []
-    rows = [
-        {"file": film.path, "called": CLASSES[each.argmax()]}
-        | dict(zip(PROBABILITY_COLUMNS, each.tolist(), strict=True))
-        | {"unlike_training": unlike}
-        for film, each, unlike in zip(films, p, _unlike_training(runs, films), strict=True)
-    ]
+    rows = _answered(runs, films) if films else []
     if arguments.out:
         _write_csv(rows, arguments.out)
     print(NOTICE, file=sys.stderr)
     data = {"runs": [_title(run) for run in runs], "images": rows}
     return Result(data, _table([_shown_answer(row) for row in rows]), code)
+
+
+def _answered(runs: "Sequence[Run]", films: "Sequence[Film]") -> list[dict[str, Any]]:
+    """The vote of the runs, a row for each film; one unlike the training films is remarked."""
+    from osteo_utils.data.novelty import REMARK
+    from osteo_utils.inference import answer
+    from osteo_utils.runs import PROBABILITY_COLUMNS
+
+    said = answer([_open_member(run) for run in runs], [film.image for film in films])
+    rows = []
+    for film, p, unlike in zip(films, said.probabilities, said.unlike, strict=True):
+        if unlike:
+            print(f"{printable(film.name)}: {REMARK}", file=sys.stderr)
+        row = {"file": film.name, "called": CLASS_NAMES[p.argmax()]}
+        row |= dict(zip(PROBABILITY_COLUMNS, p.tolist(), strict=True))
+        rows.append(row | {"unlike_training": unlike})
+    return rows
 
 
 def _run(folder: Path) -> "Run":
@@ -608,20 +584,6 @@ def _run(folder: Path) -> "Run":
     return read_run(folder)
 
 
-def _unlike_training(runs: "Sequence[Run]", films: Sequence[Film]) -> list[bool | None]:
-    """Whether a film is unlike the training films of any run; None where no run can tell."""
-    from osteo_utils.data.novelty import FILE, REMARK, load_novelty
-
-    known = [run for run in runs if (run.folder / FILE).exists()]
-    if not (known and films):
-        return [None] * len(films)
-    flags = [load_novelty(run.folder).is_new(_pixels(run, films)) for run in known]
-    unlike = [any(each) for each in zip(*flags, strict=True)]
-    for film in (film for film, new in zip(films, unlike, strict=True) if new):
-        print(f"{printable(film.path)}: {REMARK}", file=sys.stderr)
-    return [bool(new) for new in unlike]
-
-
 def _shown_answer(row: Mapping[str, Any]) -> dict[str, str]:
     shown = {key: f"{v:.3f}" if isinstance(v, float) else str(v) for key, v in row.items()}
     unlike = shown.pop("unlike_training")
@@ -631,18 +593,22 @@ def _shown_answer(row: Mapping[str, Any]) -> dict[str, str]:
 def _export(arguments: argparse.Namespace) -> Result:
     _load_keras()
     _need("onnx", "onnxruntime", "tf2onnx")
-    from osteo_utils.data.novelty import FILE, load_novelty
+    import numpy as np
+
     from osteo_utils.export import describe, export_onnx
+    from osteo_utils.inference import example_film
     from osteo_utils.runs import read_run, write_json
 
     run = read_run(Path(arguments.run))
     films, code = _films(arguments.images)
     if code:  # a comparison on fewer films than asked for is another comparison
         return Result({}, "", code)
-    file = export_onnx(run, _pixels(run, films or _phantoms()), arguments.out)
-    novelty = load_novelty(run.folder) if (run.folder / FILE).exists() else None
-    description, about = file.with_suffix(".json"), describe(run, file, novelty)
-    write_json(description, {"class_names": list(CLASSES), **about})
+    # Without films knees from strong to frail, so that the answers differ.
+    films = films or [example_film(float(t)) for t in np.linspace(1, -4, 11)]
+    member = _open_member(run)
+    file = export_onnx(member, member.pixels([film.image for film in films]), arguments.out)
+    description, about = file.with_suffix(".json"), describe(member, file)
+    write_json(description, {"class_names": list(CLASS_NAMES), **about})
     data = {"run": _title(run), "file": file, "description": description, "bytes": about["bytes"]}
     told = f"{file} ({about['bytes'] / 1e6:.1f} MB) agrees with Keras\n{description}"
     return Result(data, told)
@@ -656,51 +622,31 @@ def _need(*packages: str) -> None:
         raise ValueError(f"export: expected {needed}, found no {absent}; pip install {absent}")
 
 
-def _phantoms() -> list[Film]:
-    """Knees from strong to frail, so that the answers differ."""
-    import numpy as np
-
-    from osteo_utils.phantom import simulate_knee
-
-    t_scores = np.linspace(1, -4, 11)
-    knees = (simulate_knee(t, np.random.default_rng(i), 256) for i, t in enumerate(t_scores))
-    return [Film(Path(f"phantom {i}"), knee.image) for i, knee in enumerate(knees)]
-
-
 # ---------------------------------------------------------------------------------------------
 # Films and models
 
 
-def _films(paths: Sequence[str | Path]) -> tuple[list[Film], int]:
+def _films(paths: Sequence[str | Path]) -> "tuple[list[Film], int]":
     """The films that can be read, and the exit code; what is wrong with the others is told."""
-    from osteo_utils.data.images import read_image
     from osteo_utils.errors import ImageError
+    from osteo_utils.inference import read_film
 
     films, code = [], 0
-    for path in map(Path, paths):
+    for path in paths:
         try:
-            films.append(Film(path, read_image(path)))
+            films.append(read_film(path))
         except ImageError as error:
             code = _complain(error)
     return films, code
 
 
-def _pixels(run: "Run", films: Sequence[Film]) -> "npt.NDArray[np.uint8]":
-    """What the model of a run sees: uint8 (n, size, size, 1), as in its training."""
-    import numpy as np
-
-    from osteo_utils.data.images import fit_square
-
-    size = run.info["image_size"]
-    return np.stack([fit_square(film.image, size) for film in films])[..., None]
-
-
-def _stems(films: Sequence[Film]) -> list[str]:
+def _stems(films: "Sequence[Film]") -> list[str]:
     """A name for each film that no other has, in small letters or large.
 
     The first `knee` keeps its name, the second is `knee-2`, unless a film of its own is called so.
     """
-    own = [os.fsencode(film.path.stem)[:_LONGEST_STEM].decode(errors="replace") for film in films]
+    names = [os.fsencode(Path(film.name).stem)[:_LONGEST_STEM] for film in films]
+    own = [name.decode(errors="replace") for name in names]
     taken, seen = {stem.casefold() for stem in own}, set[str]()
     stems = []
     for stem in own:
@@ -744,29 +690,21 @@ def _words(score: str) -> str:
 
 
 def _interval(score: Mapping[str, Any], sign: str = "") -> str:
-    """`0.82 (0.75 to 0.88)`; a value that could not be measured is said to be so."""
-    value, low, high = (score[key] for key in ("value", "low", "high"))
-    if value is None or math.isnan(value):
-        return "not measurable"
-    if low is None or high is None or math.isnan(low + high):
-        return f"{value:{sign}.2f} (no interval)"
-    return f"{value:{sign}.2f} ({low:{sign}.2f} to {high:{sign}.2f})"
+    from osteo_utils.scoring.evaluate import with_interval
+
+    return with_interval(score, sign)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows in columns, words to the left and numbers to the right; "" for what is not known."""
     if not rows:
         return "(none)"
-    cells = [[*rows[0]], *([_cell(row[key]) for key in rows[0]] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    right = [isinstance(value, int | float) for value in rows[0].values()]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(line, widths, right, strict=True)
-        ).rstrip()
-        for line in cells
-    )
+    from tabulate import tabulate
+
+    cells = [[*rows[0]], *([_cell(value) for value in row.values()] for row in rows)]
+    sides = ["right" if isinstance(value, int | float) else "left" for value in rows[0].values()]
+    # Without parsing, since a film may be called 1e5.
+    return str(tabulate(cells, tablefmt="plain", colalign=sides, disable_numparse=True))
 
 
 def _cell(value: object) -> str:

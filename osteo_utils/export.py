@@ -18,9 +18,9 @@ import pandas as pd
 from matplotlib import colormaps
 from PIL import Image
 
-from osteo_utils.data.novelty import REMARK, SIDE, Novelty, fit_novelty
+from osteo_utils.data.novelty import FILE, REMARK, SIDE, Novelty
 from osteo_utils.figures.plots import SALIENCY_CMAP
-from osteo_utils.networks.saved import load_model
+from osteo_utils.inference import Member, open_member
 from osteo_utils.networks.training import Arrays
 from osteo_utils.phantom import simulate_knee
 from osteo_utils.registry import CLASS_NAMES, class_of_t_score, get_architecture
@@ -46,8 +46,8 @@ class AlikeError(ExportError):
     """A network that gives every film the same answer: nothing to compare, nothing to offer."""
 
 
-def export_onnx(run: Run, images: npt.ArrayLike, folder: Path | str) -> Path:
-    """Write the network of `run` to `folder` and return the file, `<model>-<digest>.onnx`.
+def export_onnx(member: Member, images: npt.ArrayLike, folder: Path | str) -> Path:
+    """Write the network of `member` to `folder` and return the file, `<model>-<digest>.onnx`.
 
     Input "radiograph", uint8 (n, size, size, 1); outputs "probabilities" (n, 3), in the order of
     `CLASS_NAMES`, and "features" (n, h, w, channels). `images` like the input, real films and not
@@ -57,7 +57,7 @@ def export_onnx(run: Run, images: npt.ArrayLike, folder: Path | str) -> Path:
     if probabilities or heatmaps differ (`TOLERANCE`, `MAP_TOLERANCE`); `AlikeError` if the
     probabilities are so alike between the images that the comparison would say nothing.
     """
-    network = with_features(load_model(run))
+    run, network = member.run, with_features(member.network)
     content = _converted(network, run)
     _compare(content, network, np.asarray(images), run.folder)
     name = f"{run.info['model']}-{hashlib.sha256(content).hexdigest()[:12]}.onnx"
@@ -118,15 +118,15 @@ def confidence_table(predictions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["low", "high", "count", "right", "value", "from", "to"])
 
 
-def describe(run: Run, file: Path, novelty: Novelty | None = None) -> dict[str, Any]:
+def describe(member: Member, file: Path) -> dict[str, Any]:
     """What a page must know of an exported network: names, scores, weights, version.
 
-    With `novelty` also what tells a film unlike those of the training. Everything can be written
+    Where the run can tell a film unlike those of the training, also how. All of it can be written
     as JSON.
     """
-    model, info, version = load_model(run), run.info, _version(run)
+    run, info, version = member.run, member.run.info, _version(member.run)
     test = run.predictions[run.predictions["part"] == "test"]
-    logits = model.get_layer("logits")
+    logits = member.network.get_layer("logits")
     return {
         "name": info["model"],
         "title": get_architecture(info["model"]).title,
@@ -141,7 +141,7 @@ def describe(run: Run, file: Path, novelty: Novelty | None = None) -> dict[str, 
         "confidence": confidence_table(test).round(6).to_dict("records"),
         "kernel": _short(logits.kernel),
         "bias": _short(logits.bias),
-    } | ({"novelty": _novelty_facts(novelty)} if novelty else {})
+    } | ({"novelty": _novelty_facts(member.novelty)} if member.novelty else {})
 
 
 def write_examples(
@@ -220,9 +220,11 @@ def check_site(folder: Path | str, runs: Iterable[Run]) -> None:
 
 
 def _exported(run: Run, parts: Mapping[str, Arrays], folder: Path) -> dict[str, Any]:
+    member = open_member(run)
+    if member.novelty is None:
+        raise ExportError(f"{run.folder}: expected {FILE} for the page, found none; train it again")
     films = np.concatenate([parts["test"][0], parts["validation"][0]])[:COMPARED]
-    file = export_onnx(run, films, folder)
-    return describe(run, file, fit_novelty(parts["train"][0], parts["validation"][0]))
+    return describe(member, export_onnx(member, films, folder))
 
 
 def _novelty_facts(novelty: Novelty) -> dict[str, Any]:

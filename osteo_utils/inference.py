@@ -1,25 +1,265 @@
-"""What the command line and the app share: how a trained network is asked about a film."""
+"""From a film to an answer and its maps: what command line, app, live widget and export share.
 
-from typing import TYPE_CHECKING
+A member is a finished run with its network in memory. Films are grey images, uint8 (height, width),
+in whatever size they came; a member sees them on a black square in its own size. Importing this
+module loads no Keras; opening a member does.
+"""
 
-from osteo_utils.registry import last_conv_layers
-from osteo_utils.runs import Run
-from osteo_utils.saliency.gradcam import last_conv_layer, layer_candidates
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from osteo_utils.data.images import Grey, ImageFacts, examine, fit_square, read_bytes
+from osteo_utils.data.novelty import FILE, Novelty, load_novelty
+from osteo_utils.errors import ImageError
+from osteo_utils.figures.overlay import SaliencyMap, saliency_map
+from osteo_utils.networks.saved import load_with_note
+from osteo_utils.phantom import simulate_knee
+from osteo_utils.registry import get_architecture, last_conv_layers
+from osteo_utils.runs import Run, RunError
+from osteo_utils.scoring.ensembles import soft_vote
 
 if TYPE_CHECKING:
     import keras
 
+Floats = npt.NDArray[np.float64]
+Target = int | Sequence[int]
 
-def map_layers(run: Run, network: "keras.Model") -> dict[str, str]:
-    """The layer whose maps a saliency method reads, by branch; one entry but for a fusion.
+MAX_UPLOAD_BYTES: Final = 50_000_000  # also in interface/.streamlit/config.toml and try_it.js
+MAX_FOLDERS: Final = 10_000  # that are looked through for runs
+NAME_SHOWN: Final = 60  # characters of the name of an upload
+EXAMPLE_T_SCORES: Final = (0.4, -1.7, -3.8)
+EXAMPLE_SIDE: Final = 384  # pixels of an example film
+_BATCH: Final = 32  # films that go through a network at a time
+_QUIET: Final = Lock()  # the filters of warnings belong to the whole process
+
+
+# ---------------------------------------------------------------------------------------------
+# Films
+
+
+class Film(NamedTuple):
+    """A radiograph in memory."""
+
+    name: str  # to be shown; of a file on disk its path
+    image: Grey  # (height, width), native size
+    facts: ImageFacts
+    size: int  # bytes of the file
+    digest: str  # sha256 of the file
+
+
+def read_film(path: Path | str) -> Film:
+    """The film in a file on disk; `ImageError` if it cannot be read."""
+    return _film(read_bytes(Path(path)), str(path))
+
+
+def uploaded_film(data: bytes, name: str) -> Film:
+    """The film in the bytes of an upload; `ImageError` if they are too many or no radiograph.
+
+    Of its name the printable end is kept, to be shown; nothing is opened by it.
+    """
+    name = "".join(c for c in name if c.isprintable())[-NAME_SHOWN:] or "image"
+    if len(data) > MAX_UPLOAD_BYTES:
+        expected, found = f"at most {MAX_UPLOAD_BYTES:,} bytes", f"{len(data):,}"
+        raise ImageError(name, expected, found, "Export it smaller.")
+    return _film(data, name)
+
+
+def example_film(t_score: float) -> Film:
+    """A knee phantom with this T-score, the same at every call."""
+    knee = simulate_knee(t_score, np.random.default_rng(3), EXAMPLE_SIDE)
+    buffer = BytesIO()
+    Image.fromarray(knee.image).save(buffer, "png")
+    return _film(buffer.getvalue(), f"phantom, T-score {t_score:g}")
+
+
+def _film(data: bytes, name: str) -> Film:
+    facts, image = examine(data, name)
+    return Film(name, image, facts, len(data), hashlib.sha256(data).hexdigest())
+
+
+# ---------------------------------------------------------------------------------------------
+# Runs and members
+
+
+def find_runs(root: Path | str) -> list[Path]:
+    """The folder of every finished run below `root`, sorted.
+
+    `RunError` where more folders than MAX_FOLDERS would have to be looked through.
+    """
+    found = []
+    for number, (folder, below, files) in enumerate(os.walk(root)):
+        if number == MAX_FOLDERS:
+            raise RunError(
+                f"{root}: expected a folder of trained runs, found more than {MAX_FOLDERS:,} "
+                "folders in it; name the folder that holds the runs"
+            )
+        if "run.json" in files:
+            found.append(Path(folder))
+            below.clear()
+    return sorted(found)
+
+
+def title_of(model: str) -> str:
+    """The title of an architecture; the name itself of one that the course does not know."""
+    try:
+        return get_architecture(model).title
+    except ValueError:
+        return model
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A finished run with its network in memory."""
+
+    run: Run
+    network: "keras.Model"
+    novelty: Novelty | None  # what its training films look like, where the run tells
+    # Where saliency methods look, by branch, "" if there is one; None if nothing has maps.
+    layers: dict[str, str | None]
+    note: str = ""  # what a reader must know of the network before believing it
+
+    @property
+    def size(self) -> int:
+        """Side of the square that the network takes, in pixels."""
+        return int(self.run.info["image_size"])
+
+    @property
+    def title(self) -> str:
+        """Architecture and seed, for people."""
+        return f"{title_of(str(self.run.info['model']))}, seed {self.run.info['seed']}"
+
+    def pixels(self, images: Sequence[Grey]) -> Grey:
+        """What the network takes of grey images: uint8 (n, size, size, 1)."""
+        squares = [fit_square(image, self.size) for image in images]
+        return np.array(squares, dtype=np.uint8).reshape(-1, self.size, self.size, 1)
+
+
+def open_member(run: Run) -> Member:
+    """Load the network of a run and the threshold of its training films; `RunError` if damaged."""
+    network, note = load_with_note(run)
+    novelty = load_novelty(run.folder) if (run.folder / FILE).exists() else None
+    return Member(run, network, novelty, map_layers(run, network), note)
+
+
+def map_layers(run: Run, network: "keras.Model") -> dict[str, str | None]:
+    """The layer whose maps a saliency method reads, by branch, or {"": layer} if there is one.
 
     Where the registry does not know the network, or knows another one of this name, it is the last
-    layer with feature maps. `CamError` if there is none.
+    layer with feature maps, None if no layer has any.
     """
-    name = str(run.info["model"])
+    from osteo_utils.saliency.gradcam import last_conv_layer, layer_candidates
+
+    there = layer_candidates(network)
     try:
-        layers = last_conv_layers(name, int(run.info["image_size"]))
+        known = last_conv_layers(str(run.info["model"]), int(run.info["image_size"]))
     except ValueError:
-        layers = {}
-    there = set(layer_candidates(network))
-    return layers if layers and set(layers.values()) <= there else {name: last_conv_layer(network)}
+        known = {}
+    if known and set(known.values()) <= set(there):
+        return dict(known) if len(known) > 1 else {"": next(iter(known.values()))}
+    return {"": last_conv_layer(network) if there else None}
+
+
+# ---------------------------------------------------------------------------------------------
+# Answers
+
+
+class Answers(NamedTuple):
+    """What members say about n films."""
+
+    probabilities: Floats  # (n, 3), the soft vote
+    votes: list[Floats]  # (n, 3) of each member
+    unlike: list[bool | None]  # unlike the training films of a member; None: no member can tell
+
+
+def answer(members: Sequence[Member], images: Sequence[Grey]) -> Answers:
+    """Probabilities of grey images, and whether each is unlike the films of the training."""
+    pixels = [member.pixels(images) for member in members]
+    votes = [_predicted(member, x) for member, x in zip(members, pixels, strict=True)]
+    flags = [m.novelty.is_new(x) for m, x in zip(members, pixels, strict=True) if m.novelty]
+    unlike: list[bool | None] = [None] * len(images)
+    if flags:
+        unlike = list(map(bool, np.any(flags, axis=0)))
+    return Answers(soft_vote(votes), votes, unlike)
+
+
+def _predicted(member: Member, x: Grey) -> Floats:
+    # Not predict, which would compile each network first.
+    parts = [member.network(x[i : i + _BATCH], training=False) for i in range(0, len(x), _BATCH)]
+    return np.concatenate([np.zeros((0, 3)), *map(np.asarray, parts)])
+
+
+# ---------------------------------------------------------------------------------------------
+# Maps
+
+
+def explain(
+    member: Member,
+    images: Sequence[Grey],
+    method: str,
+    target: Target,
+    layer: str | None = None,
+) -> dict[str, list[SaliencyMap]]:
+    """The map of every film for a class (or one each), by branch of the network ("" if it has one).
+
+    `layer` names another layer than the usual one. Raises `CamError` where the method cannot work
+    on the network.
+    """
+    from osteo_utils.saliency.gradcam import METHODS, CamWarning
+
+    x, maps = member.pixels(images), {}
+    for branch, (title, name) in _looks(member, method, layer).items():
+        with _QUIET, warnings.catch_warnings():  # a flat map is told by whoever shows it
+            warnings.simplefilter("ignore", CamWarning)
+            cams = METHODS[method](member.network, x, target=target, layer=name, flat="nan")
+        maps[branch] = [saliency_map(title, cam) for cam in cams]
+    return maps
+
+
+def explain_vote(
+    members: Sequence[Member], image: Grey, method: str, target: int
+) -> list[SaliencyMap]:
+    """The maps of one film: of a member alone its own, of several first their mean.
+
+    In the mean every member counts the same, however many branches it has, and each map by its
+    shape alone. Raises `CamError` where the method cannot work on a network.
+    """
+    from osteo_utils.saliency.gradcam import CamWarning, ensemble_maps
+
+    if len(members) == 1:
+        return [maps[0] for maps in explain(members[0], [image], method, target).values()]
+    looks = [(member, _looks(member, method)) for member in members]
+    each = [(m, title, name, 1 / len(many)) for m, many in looks for title, name in many.values()]
+    chosen, titles, layers, weights = zip(*each, strict=True)
+    films = [member.pixels([image]) for member in chosen]
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore", CamWarning)
+        networks = [member.network for member in chosen]
+        found = ensemble_maps(networks, films, target, method, layers, weights, flat="nan")
+    maps = [saliency_map(t, cam[0]) for t, cam in zip(titles, found.members, strict=True)]
+    return [saliency_map("mean of the members", found.mean[0]), *maps]
+
+
+def _looks(
+    member: Member, method: str, layer: str | None = None
+) -> dict[str, tuple[str, str | None]]:
+    """Title and layer of each branch that a method looks at; one on pixels has no layer."""
+    from osteo_utils.saliency.gradcam import PIXEL_METHODS
+
+    pixels = layer is None and method in PIXEL_METHODS
+    layers = {"": layer} if pixels or layer is not None else member.layers
+    titles = {branch: f", {title_of(branch)} branch" if branch else "" for branch in layers}
+    return {
+        branch: (f"{member.title}{titles[branch]}{f', layer {name}' if name else ''}", name)
+        for branch, name in layers.items()
+    }

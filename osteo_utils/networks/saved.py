@@ -75,13 +75,14 @@ def load_with_note(run: Run) -> "tuple[keras.Model, str]":
             model.load_weights(file)
             return model, ""
         model = _read_layers(file)
+        problem = _misfit(model, run.info["image_size"])
     except Exception as error:  # a damaged archive makes Keras raise nearly anything
         _LOG.debug("%s", file, exc_info=True)
         raise RunError(
             f"{file}: expected a saved Keras model, found {type(error).__name__}: {error}; "
             "train again"
         ) from error
-    if problem := _misfit(model, run.info["image_size"]):
+    if problem:
         raise RunError(f"{file}: {problem} and train again. {_FOREIGN}")
     return model, f"{file}: {_FOREIGN}"
 

@@ -821,11 +821,12 @@ def number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def with_interval(score: Mapping[str, float | None]) -> str:
+def with_interval(score: Mapping[str, float | None], sign: str = "") -> str:
     """A score and its interval in words.
 
     Args:
         score: Keys value, low and high; None or NaN where it could not be measured.
+        sign: "+" gives positive numbers theirs, as differences should have it.
 
     Returns:
         The words, with two decimals, or that the score could not be measured.
@@ -836,8 +837,8 @@ def with_interval(score: Mapping[str, float | None]) -> str:
         >>> with_interval({"value": None, "low": None, "high": None})
         'not measurable'
     """
-    value = number(score["value"])
-    return "not measurable" if math.isnan(value) else f"{value:.2f} ({interval_text(score)})"
+    value, interval = number(score["value"]), interval_text(score, sign)
+    return "not measurable" if math.isnan(value) else f"{value:{sign}.2f} ({interval})"
 
 
 def beside_calibrated(ece: Mapping[str, Any], calibrated: Mapping[str, Any]) -> str:
@@ -857,11 +858,12 @@ def beside_calibrated(ece: Mapping[str, Any], calibrated: Mapping[str, Any]) -> 
     return f"{number(ece['value']):.2f} (if calibrated: {interval_text(calibrated)})"
 
 
-def interval_text(score: Mapping[str, float | None]) -> str:
+def interval_text(score: Mapping[str, float | None], sign: str = "") -> str:
     """An interval in words.
 
     Args:
         score: Keys low and high; None or NaN where there is no interval.
+        sign: "+" gives positive numbers theirs, as differences should have it.
 
     Returns:
         The words, with two decimals, or that there is no interval.
@@ -873,4 +875,4 @@ def interval_text(score: Mapping[str, float | None]) -> str:
         'no interval'
     """
     low, high = number(score["low"]), number(score["high"])
-    return "no interval" if math.isnan(low + high) else f"{low:.2f} to {high:.2f}"
+    return "no interval" if math.isnan(low + high) else f"{low:{sign}.2f} to {high:{sign}.2f}"

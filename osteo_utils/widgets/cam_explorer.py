@@ -11,6 +11,7 @@ import numpy.typing as npt
 import traitlets
 from matplotlib import colormaps
 
+from osteo_utils.figures.overlay import COLOURS, SIGNED_COLOURS
 from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.widgets.base import css, esm
 
@@ -21,15 +22,6 @@ Pixels = npt.NDArray[np.uint8]
 Maps = npt.NDArray[np.floating[Any]]
 Floats = npt.NDArray[np.float64]
 
-# What the reader sees, by Matplotlib's name. The last is for signed maps, and no choice.
-COLOURS: Final = {
-    "inferno": "Inferno (even)",
-    "viridis": "Viridis (even)",
-    "cividis": "Cividis (even)",
-    "gray": "Grey",
-    "jet": "Jet (misleading)",
-}
-SIGNED_COLOURS: Final = "berlin"  # black at zero, even on both sides (Crameri et al. 2020)
 OUTLINE: Final = (0, 229, 255)  # cyan: in none of the even maps, and no grey
 PIXEL_CELLS: Final = 24  # cells a side of a map of pixels: finer ones would fill the page
 

@@ -3,51 +3,29 @@
 Unlike its siblings this one needs a running kernel, because it runs the networks themselves.
 """
 
-import base64
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from html import escape
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final
 
 import ipywidgets
 import numpy as np
-import numpy.typing as npt
-from matplotlib import colormaps
-from PIL import Image
 
-from osteo_utils.data.images import Grey, decode, fit_square
-from osteo_utils.data.novelty import FILE, REMARK, Novelty, load_novelty
-from osteo_utils.errors import ImageError
-from osteo_utils.networks.saved import load_model
-from osteo_utils.phantom import simulate_knee
+from osteo_utils import NOTICE, inference
+from osteo_utils.data.images import Grey
+from osteo_utils.data.novelty import REMARK
+from osteo_utils.figures import overlay
+from osteo_utils.figures.overlay import COLOURS, SaliencyMap, figure_html
+from osteo_utils.inference import Answers, Member, open_member
 from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import RunError, read_run
-from osteo_utils.widgets.cam_explorer import COLOURS, SIGNED_COLOURS
 
-if TYPE_CHECKING:
-    import keras
-
-Maps = npt.NDArray[np.float32]
-
-MAX_UPLOAD_BYTES: Final = 50_000_000
 NETWORKS_KEPT: Final = 3
 SIDE: Final = 300  # of the pictures, in pixels
-NOTICE: Final = "For learning and research only: not a medical device."
 OWN: Final = "your own film"
 AS_CALLED: Final = -1
-EXAMPLE_T_SCORES: Final = (0.4, -1.7, -3.8)
-
-
-class Network(NamedTuple):
-    """A trained model with what its run says about it; `novelty` where the run has one."""
-
-    name: str
-    size: int
-    model: "keras.Model"
-    novelty: Novelty | None
 
 
 class LiveGradCam(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
@@ -59,12 +37,14 @@ class LiveGradCam(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no t
     """
 
     def __init__(self, runs: Path | str, films: Mapping[str, Grey] | None = None) -> None:
-        folders = sorted(file.parent for file in Path(runs).rglob("run.json"))
-        if not folders:
+        if not (folders := inference.find_runs(runs)):
             raise RunError(f"{runs}: expected finished runs, found none; run chapter 06 first")
         super().__init__()
-        self._films = dict(_phantoms() if films is None else films)
-        self._network = lru_cache(NETWORKS_KEPT)(_load)
+        if films is None:
+            examples = map(inference.example_film, inference.EXAMPLE_T_SCORES)
+            films = {film.name: film.image for film in examples}
+        self._films = dict(films)
+        self._member = lru_cache(NETWORKS_KEPT)(lambda folder: open_member(read_run(folder)))
         self._answer = lru_cache(32)(self._predicted)
         self._map = lru_cache(32)(self._explained)
         self._quiet = False  # while one control sets another
@@ -101,9 +81,9 @@ class LiveGradCam(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no t
     def _choose_run(self, _: object = None) -> None:
         """Offer the layers of the chosen network, the usual ones first, and show its answer."""
         with self._telling("Loading the network ...", self.picture, self.text):
-            layers = _layers(self._network(self.run.value))
+            layers = _layer_choices(self._member(self.run.value))
             with self._silently():
-                self.layer.options, self.layer.value = layers, layers[0][1]
+                self.layer.options, self.layer.index = layers, 0 if layers else None
         if not self.status.value:
             self._show()
 
@@ -113,7 +93,7 @@ class LiveGradCam(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no t
             return
         with self._telling("Reading the film ..."):
             name, content = _uploaded(self.upload.value)
-            self._films[OWN] = _decoded(content, name[-60:])
+            self._films[OWN] = inference.uploaded_film(content, name).image
             self._answer.cache_clear()  # they may know an earlier upload
             self._map.cache_clear()
             with self._silently():
@@ -127,48 +107,40 @@ class LiveGradCam(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no t
             return
         folder, title = self.run.value, self.film.value
         with self._telling("Asking the network ...", self.picture, self.text):
-            network, p = self._network(folder), self._answer(folder, title)
-            self.text.value = _told(network, self._films[title], p)
+            member, said = self._member(folder), self._answer(folder, title)
+            self.text.value = _answer_html(member, said)
         if self.status.value:
             return
         with self._telling("Computing the map ...", self.picture):
-            target = int(p.argmax()) if self.target.value == AS_CALLED else self.target.value
-            cam = self._map(folder, title, self.method.value, target, self.layer.value)
-            self._draw(network, target, cam)
+            called = int(said.probabilities[0].argmax())
+            target = called if self.target.value == AS_CALLED else self.target.value
+            found = self._map(folder, title, self.method.value, target, self.layer.value)
+            self._draw(target, found)
 
-    def _pixels(self, folder: Path, film: str) -> Grey:
-        return fit_square(self._films[film], self._network(folder).size)[None, ..., None]
+    def _predicted(self, folder: Path, film: str) -> Answers:
+        return inference.answer([self._member(folder)], [self._films[film]])
 
-    def _predicted(self, folder: Path, film: str) -> npt.NDArray[np.float32]:
-        """Probabilities (3,) that the network gives to a film."""
-        x, model = self._pixels(folder, film), self._network(folder).model
-        # Not predict, which would compile each network first.
-        p: npt.NDArray[np.float32] = np.asarray(model(x, training=False))[0]
-        return p
+    def _explained(
+        self, folder: Path, film: str, method: str, target: int, layer: str | None
+    ) -> SaliencyMap:
+        from osteo_utils.saliency.gradcam import PIXEL_METHODS
 
-    def _explained(self, folder: Path, film: str, method: str, target: int, layer: str) -> Maps:
-        """The raw map (h, w) of a film; `CamError` if it is flat."""
-        from osteo_utils.saliency.gradcam import METHODS, PIXEL_METHODS
+        layer = None if method in PIXEL_METHODS else layer
+        maps = inference.explain(self._member(folder), [self._films[film]], method, target, layer)
+        return next(iter(maps.values()))[0]
 
-        x, model = self._pixels(folder, film), self._network(folder).model
-        place = {} if method in PIXEL_METHODS else {"layer": layer}
-        return np.asarray(METHODS[method](model, x, target=target, **place)[0])
-
-    def _draw(self, network: Network, target: int, cam: Maps) -> None:
+    def _draw(self, target: int, found: SaliencyMap) -> None:
         """The film and the film under the map, each with a text that says what is seen."""
-        from osteo_utils.saliency.gradcam import peak
+        from osteo_utils.saliency.gradcam import CamError
 
-        film, title = fit_square(self._films[self.film.value], SIDE), self.film.value
-        mixed = overlay(film, cam, self.colours.value, self.opacity.value / 100)
-        row, column = peak(cam)
-        what = f"{self.method.label} for {CLASS_NAMES[target]}"
-        caption = f"{what}, from {min(0, cam.min()):.2g} to {cam.max():.2g} (raw units)"
-        alt = (
-            f"{what}, {network.name}, over {title}: strongest in row {row + 1} of "
-            f"{cam.shape[0]} and column {column + 1} of {cam.shape[1]}"
-        )
-        plain = _figure(film, f"The film without a map: {title}", "The film")
-        self.picture.value = plain + _figure(mixed, alt, caption)
+        title, film = self.film.value, self._films[self.film.value]
+        what = f"{self.method.label} for {CLASS_NAMES[target]}, in raw units"
+        how = (self.colours.value, self.opacity.value / 100, SIDE)
+        if (drawn := overlay.picture_of_map(film, title, what, found, *how)) is None:
+            raise CamError(overlay.flat_line(found, self.method.label, CLASS_NAMES[target]))
+        figures = figure_html(overlay.picture_of_film(film, title, SIDE)) + figure_html(drawn)
+        layout = "display: flex; flex-wrap: wrap; gap: 0.6rem"
+        self.picture.value = f'<div style="{layout}">{figures}</div>'
 
     @contextmanager
     def _telling(self, work: str, *outdated: ipywidgets.HTML) -> Iterator[None]:
@@ -192,34 +164,12 @@ class LiveGradCam(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no t
             self._quiet = False
 
 
-def overlay(film: Grey, cam: Maps, colours: str, opacity: float) -> npt.NDArray[np.uint8]:
-    """The map laid over a square film, uint8 (size, size, 3): its own scale, 0 to the largest.
-
-    A map with negative values is drawn around 0, in colours that part there.
-    """
-    from osteo_utils.saliency.gradcam import resized
-
-    top, signed = float(np.abs(cam).max()), bool(cam.min() < 0)
-    share = resized(cam[None], len(film))[0] / top
-    table = colormaps[SIGNED_COLOURS if signed else colours]
-    colour = table((share + 1) / 2 if signed else share)[..., :3] * 255
-    mixed = colour * opacity + film[..., None] * (1 - opacity)
-    return np.asarray(np.rint(mixed), dtype=np.uint8)
-
-
-def _load(folder: Path) -> Network:
-    run = read_run(folder)
-    novelty = load_novelty(folder) if (folder / FILE).exists() else None
-    return Network(run.info["model"], int(run.info["image_size"]), load_model(run), novelty)
-
-
-def _layers(network: Network) -> list[tuple[str, str]]:
+def _layer_choices(member: Member) -> list[tuple[str, str]]:
     """Titles and names: where each branch is usually looked at, then all others, last first."""
-    from osteo_utils.registry import last_conv_layers
     from osteo_utils.saliency.gradcam import layer_candidates
 
-    usual = list(last_conv_layers(network.name, network.size).values())
-    others = [name for name in reversed(layer_candidates(network.model)) if name not in usual]
+    usual = [name for name in member.layers.values() if name]
+    others = [name for name in reversed(layer_candidates(member.network)) if name not in usual]
     return [*((f"{name} (usual)", name) for name in usual), *((name, name) for name in others)]
 
 
@@ -235,39 +185,14 @@ def _uploaded(value: Any) -> tuple[str, bytes]:  # noqa: ANN401  (ipywidgets has
     return str(value[-1]["name"]), bytes(value[-1]["content"])
 
 
-def _decoded(data: bytes, name: str) -> Grey:
-    if len(data) > MAX_UPLOAD_BYTES:
-        expected, found = f"at most {MAX_UPLOAD_BYTES:,} bytes", f"{len(data):,}"
-        raise ImageError(name, expected, found, "Export it smaller.")
-    return decode(data, name)
-
-
-def _phantoms() -> dict[str, Grey]:
-    return {
-        f"phantom, T-score {t}": simulate_knee(t, np.random.default_rng(3), 256).image
-        for t in EXAMPLE_T_SCORES
-    }
-
-
-def _told(network: Network, film: Grey, p: npt.NDArray[np.float32]) -> str:
-    """Probabilities by name, the largest first, and the remark if the film is of another kind."""
+def _answer_html(member: Member, said: Answers) -> str:
+    """Probabilities by name, the largest first, and what makes them doubtful."""
+    p = said.probabilities[0]
     order = np.argsort(-p)
     items = "".join(f"<li>{CLASS_NAMES[i]}: {p[i]:.2f}</li>" for i in order)
-    seen = fit_square(film, network.size)
-    new = network.novelty is not None and bool(network.novelty.is_new([seen])[0])
-    remark = f"<p><strong>{REMARK}</strong></p>" if new else ""
-    return f"<p>Called <strong>{CLASS_NAMES[order[0]]}</strong></p><ul>{items}</ul>{remark}"
-
-
-def _figure(pixels: npt.NDArray[np.uint8], alt: str, caption: str) -> str:
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "webp", quality=90)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return (
-        '<figure style="display: inline-block; margin: 0.3rem; max-width: 100%">'
-        f'<img src="data:image/webp;base64,{data}" alt="{escape(alt)}" width="{SIDE}" '
-        f'style="max-width: 100%; height: auto"><figcaption>{escape(caption)}</figcaption></figure>'
-    )
+    remark = f"<p><strong>{REMARK}</strong></p>" if said.unlike[0] else ""
+    note = f'<p role="note">{escape(member.note)}</p>' if member.note else ""
+    return f"<p>Called <strong>{CLASS_NAMES[order[0]]}</strong></p><ul>{items}</ul>{remark}{note}"
 
 
 def _dropdown(title: str, options: list[Any]) -> Any:  # noqa: ANN401  (ipywidgets has no types)

@@ -4,47 +4,37 @@ import json
 import os
 import re
 import shutil
-import sys
 import tomllib
-from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
-from PIL import Image
 from streamlit.testing.v1 import AppTest
-from tiny_runs import make_run
+from tiny_runs import make_run, png
 
-from osteo_utils import course
-from osteo_utils.cli import NOTICE
+from interface import page, report
+from interface import runs as offered
+from osteo_utils import NOTICE, course
 from osteo_utils.data.images import decode, fit_square
-from osteo_utils.data.novelty import FILE, REMARK, Novelty, fit_novelty
-from osteo_utils.errors import ImageError
+from osteo_utils.data.novelty import FILE, REMARK, fit_novelty
+from osteo_utils.figures.overlay import picture_of_map
+from osteo_utils.inference import (
+    EXAMPLE_T_SCORES,
+    MAX_UPLOAD_BYTES,
+    example_film,
+    explain_vote,
+    find_runs,
+    open_member,
+    uploaded_film,
+)
 from osteo_utils.networks.saved import load_model
-from osteo_utils.registry import CLASS_NAMES, last_conv_layers
-from osteo_utils.runs import RunError, probabilities, read_run
-from osteo_utils.saliency.gradcam import METHODS, grad_cam
+from osteo_utils.runs import probabilities, read_run
 from osteo_utils.scoring.evaluate import temperature, tempered
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "interface"))  # as `streamlit run` does
-
-import answers
-import page
-import report
-
 FIRST, SECOND = "VGG16, seed 0", "VGG19, seed 0"
 PAIR = "VGG16 + VGG19, seed 0 (soft vote)"
-
-
-def png(seed=0, shape=(50, 40)):
-    buffer = BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-    Image.fromarray(pixels).save(buffer, "png")
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +48,11 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def members(runs):
-    return [answers.load_member(folder) for folder in answers.finished(runs)]
+    return [open_member(read_run(folder)) for folder in find_runs(runs)]
 
 
 def look_through(root):
-    return answers.list_runs([(folder, answers.stamp(folder)) for folder in answers.finished(root)])
+    return offered.list_runs([(folder, offered.stamp(folder)) for folder in find_runs(root)])
 
 
 def probability(folder, data):
@@ -107,74 +97,49 @@ def test_a_damaged_run_hides_no_other(runs, tmp_path, file, change):
     assert [line.startswith(str(damaged)) for line in problems] == [True]
 
 
-def network(kind):
-    """A network that does not take the films of a run of 32 pixels, or gives no probabilities."""
-    films = keras.Input((40 if kind == "size" else 32,) * 2 + (3 if kind == "channels" else 1,))
-    vector = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 64)(films))
-    units, end = 5 if kind == "classes" else 3, None if kind == "logits" else "softmax"
-    answer = keras.layers.Dense(units, activation=end, bias_initializer="ones")(vector)
-    return keras.Model(films, [answer, answer] if kind == "outputs" else answer)
-
-
-@pytest.mark.parametrize("kind", ["size", "channels", "classes", "outputs", "logits"])
-def test_a_network_that_does_not_fit_its_run_is_one_line(tmp_path, kind):
-    folder = make_run(tmp_path, "vgg16", 32).folder
-    network(kind).save(folder / "model.keras")
-    with pytest.raises(RunError, match=r"model\.keras: expected") as caught:
-        answers.load_member(folder)
-    assert "\n" not in str(caught.value)
-
-
 def test_a_run_is_stamped_by_its_files(tmp_path):
     folder = make_run(tmp_path, "vgg16", 32).folder
-    before = answers.stamp(folder)
-    assert answers.stamp(folder) == before
+    before = offered.stamp(folder)
+    assert offered.stamp(folder) == before
     (folder / "novelty.json").write_text("{}")
-    after = answers.stamp(folder)
+    after = offered.stamp(folder)
     (folder / "novelty.json").unlink()
-    assert before == answers.stamp(folder) != after
+    assert before == offered.stamp(folder) != after
     os.utime(folder / "model.keras", ns=(0, 0))
-    assert answers.stamp(folder) != before
-    assert answers.stamp(tmp_path / "none") == ""
-
-
-def test_a_folder_with_the_whole_disk_below_it_is_refused(tmp_path, monkeypatch):
-    make_run(tmp_path, "vgg16", 32)
-    monkeypatch.setattr(answers, "MOST_FOLDERS", 5)
-    assert len(answers.finished(tmp_path)) == 1  # the folder, three more, and that of the run
-    (tmp_path / "a").mkdir()
-    with pytest.raises(RunError, match="name the folder that holds the runs"):
-        answers.finished(tmp_path)
+    assert offered.stamp(folder) != before
+    assert offered.stamp(tmp_path / "none") == ""
 
 
 def test_pairs_need_both_members_of_one_seed(tmp_path):
     there = ("vgg16", 0), ("vgg19", 0), ("vgg19", 1), ("xception", 1), ("mobilenet_v2", 1)
-    known = [answers.Listed(tmp_path, "", "g", *each, 0.5) for each in there]
-    found = answers.pairs(known)
+    known = [offered.Listed(tmp_path, "", "g", *each, 0.5) for each in there]
+    found = offered.pairs(known)
     assert list(found) == [PAIR, "MobileNetV2 + Xception, seed 1 (soft vote)"]
     assert [each.model for each in found[PAIR]] == ["vgg16", "vgg19"]
 
 
 def test_an_answer_is_that_of_keras_and_its_calibration(members):
-    film = answers.read_film(png(), "a.png")
-    known = answers.record([members[0].run])
+    film = uploaded_film(png(), "a.png")
+    known = offered.record([members[0].run])
     validation = members[0].run.predictions.query("part == 'validation'")
     expected = probability(members[0].run.folder, png())
-    said = answers.answer(members[:1], known.temperature, film)
+    said = offered.calibrated_answer(members[:1], known.temperature, film)
     assert known.temperature == temperature(validation["label"], probabilities(validation))
     np.testing.assert_allclose(said.raw, expected, atol=1e-6)
     np.testing.assert_allclose(
         said.calibrated, tempered([expected], known.temperature)[0], atol=1e-6
     )
     assert said.called == expected.argmax() == said.calibrated.argmax()
-    assert said.unlike is None  # these runs have no novelty.json
+    assert report.unlike_line(said) == report.UNCHECKED  # these runs have no novelty.json
     assert known.scores == members[0].run.metrics["test"]
 
 
 def test_an_ensemble_votes_and_is_scored_as_one(members):
-    film, known = answers.read_film(png(), "a.png"), answers.record([m.run for m in members])
+    film, known = uploaded_film(png(), "a.png"), offered.record([m.run for m in members])
     each = [probability(member.run.folder, png()) for member in members]
-    np.testing.assert_allclose(answers.answer(members, 1.0, film).raw, np.mean(each, 0), atol=1e-6)
+    np.testing.assert_allclose(
+        offered.calibrated_answer(members, 1.0, film).raw, np.mean(each, 0), atol=1e-6
+    )
     tables = [m.run.predictions.query("part == 'test'") for m in members]
     vote = np.mean([probabilities(table) for table in tables], axis=0)
     right = np.mean(vote.argmax(1) == tables[0]["label"])
@@ -182,85 +147,9 @@ def test_an_ensemble_votes_and_is_scored_as_one(members):
     assert (known.validation_films, known.test_films) == (12, 12)
 
 
-def test_a_film_unlike_those_of_any_member_is_flagged(members):
-    film = answers.read_film(png(), "a.png")
-    never, always = (Novelty(np.zeros(66), np.eye(66), t) for t in (np.inf, -1.0))
-    first, second = (answers.Member(m.run, m.network, never) for m in members)
-    assert answers.answer([first, second], 1.0, film).unlike is False
-    second = answers.Member(members[1].run, members[1].network, always)
-    said = answers.answer([first, second], 1.0, film)
-    assert said.unlike is True
-    assert report.unlike_line(said) == REMARK
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_each_method_makes_a_map(members, method):
-    (found,) = answers.explain(members[:1], answers.read_film(png(), "a.png"), method, 2)
-    assert found.cam.shape in {(14, 14), (32, 32)}
-    assert found.title.startswith(FIRST)
-
-
-def test_maps_of_an_ensemble_are_the_mean_and_the_members(members):
-    film = answers.read_film(png(), "a.png")
-    mean, first, second = answers.explain(members, film, "grad_cam", 2)
-    own = grad_cam(members[0].network, members[0].pixels(film), target=2, layer="maps")
-    (alone,) = answers.explain(members[:1], film, "grad_cam", 2)
-    np.testing.assert_array_equal(alone.cam, own[0])
-    np.testing.assert_allclose(mean.cam, (first.cam + second.cam) / 2, rtol=1e-5)
-    assert first.cam.sum() == pytest.approx(1, rel=1e-4)
-    assert [first.title.split(",")[0], second.title.split(",")[0]] == ["VGG16", "VGG19"]
-
-
-def test_a_fusion_has_a_map_for_each_branch_and_one_share_of_a_vote(members):
-    branches = last_conv_layers("late_fusion", 32)
-    pixels = keras.Input((32, 32, 1), dtype="uint8")
-    speaks = {
-        "kernel_initializer": keras.initializers.RandomUniform(0, 1e-3, seed=0)
-    }  # no flat map
-    maps = [keras.layers.Conv2D(4, 5, name=name, **speaks)(pixels) for name in branches.values()]
-    vector = keras.layers.GlobalAveragePooling2D()(keras.layers.Concatenate()(maps))
-    network = keras.Model(pixels, keras.layers.Dense(3, activation="softmax", **speaks)(vector))
-    run = replace(members[0].run, info=members[0].run.info | {"model": "late_fusion"})
-    fused, film = answers.Member(run, network, None), answers.read_film(png(), "a.png")
-    titles = [each.title.split(", ")[2] for each in answers.explain([fused], film, "layer_cam", 2)]
-    assert titles == ["VGG16 branch", "InceptionV3 branch"]
-    vote = answers.explain([members[0], fused], film, "layer_cam", 2)
-    mean, alone, *two = (each.cam for each in vote)
-    np.testing.assert_allclose(mean, alone / 2 + two[0] / 4 + two[1] / 4, rtol=1e-5)
-
-
-def test_a_flat_map_is_told_and_not_drawn(members):
-    black = answers.Film("black", np.zeros((40, 40), np.uint8), None, 0, "")
-    (found,) = answers.explain(members[:1], black, "grad_cam", 0)
-    assert found.cam is None
-    assert report.picture_of_map(black, found, "grad_cam", "Normal", "inferno", 0.5) is None
-    assert "speaks for Normal" in report.flat_line(found, "grad_cam", "Normal")
-
-
-@pytest.mark.parametrize("data", [b"", b"not an image", png()[:60], b"x" * 25_000_001])
-def test_a_bad_file_is_an_image_error_that_names_it(data):
-    with pytest.raises(ImageError, match=r"knee\.png"):
-        answers.read_film(data, "knee.png")
-
-
-def test_a_name_is_short_and_printable_and_the_bytes_decide():
-    film = answers.read_film(png(), "x" * 200 + "\n\x00.txt")
-    assert len(film.name) == answers.NAME_SHOWN
-    assert film.name.endswith("x.txt")
-    assert (film.facts.format, film.facts.width, film.facts.height) == ("PNG", 40, 50)
-
-
-def test_a_damaged_network_is_a_run_error(tmp_path):
-    folder = make_run(tmp_path, "vgg16", 32).folder
-    data = (folder / "model.keras").read_bytes()
-    (folder / "model.keras").write_bytes(data[: len(data) // 2])
-    with pytest.raises(RunError, match=r"model\.keras"):
-        answers.load_member(folder)
-
-
 def test_the_limit_of_uploads_is_that_of_the_server_and_nothing_is_reported():
     settings = tomllib.loads((ROOT / "interface/.streamlit/config.toml").read_text())
-    assert settings["server"]["maxUploadSize"] * 1_000_000 == answers.MAX_BYTES
+    assert settings["server"]["maxUploadSize"] * 1_000_000 == MAX_UPLOAD_BYTES
     assert settings["browser"]["gatherUsageStats"] is False
 
 
@@ -269,17 +158,18 @@ def test_the_limit_of_uploads_is_that_of_the_server_and_nothing_is_reported():
 
 
 def test_the_report_is_whole_loads_nothing_and_escapes(members):
-    film = answers.read_film(png(), '<script>alert("x")</script>')
-    said = answers.Answer(CLASS_NAMES, np.array([0.2, 0.7, 0.1]), np.array([0.25, 0.6, 0.15]), True)
-    (found,) = answers.explain(members[:1], film, "occlusion", 1)
-    drawn = report.picture_of_map(film, found, "occlusion", "Osteopenia", "inferno", 0.5)
-    known = answers.record([members[0].run])
+    film = uploaded_film(png(), '<script>alert("x")</script>')
+    said = offered.Answer(np.array([0.2, 0.7, 0.1]), np.array([0.25, 0.6, 0.15]), True)
+    (found,) = explain_vote(members[:1], film.image, "occlusion", 1)
+    drawn = picture_of_map(film.image, film.name, "Occlusion", found, "inferno", 0.5, report.SIDE)
+    known = offered.record([members[0].run])
     section = report.Section("<b>VGG16</b>", members[:1], known, said, [drawn], ["flat & told"])
     text = report.report_html(film, [section])
     soup = BeautifulSoup(text, "html.parser")
     assert soup.find("script") is None
     assert soup.h1.text == film.name
     assert NOTICE in soup.text
+    assert "open only runs that you trained or whose maker you trust" in soup.dl.text
     assert REMARK in soup.text
     assert "flat & told" in soup.text
     assert "default-src 'none'" in soup.find("meta", attrs={"http-equiv": True})["content"]
@@ -290,18 +180,6 @@ def test_the_report_is_whole_loads_nothing_and_escapes(members):
     assert rows == [["0.250", "0.200"], ["0.600", "0.700"], ["0.150", "0.100"]]
     assert "tensorflow" in soup.footer.text
     assert "a" * 12 in soup.text  # the split
-
-
-def test_a_map_says_where_it_is_strongest_and_shows_its_scale():
-    film = answers.Film("film", np.full((8, 8), 100, np.uint8), None, 0, "")
-    cam = np.array([[0, 0], [0, 2]], np.float32)
-    made = report.picture_of_map(film, answers.Map("M", cam), "grad_cam", "Normal", "gray", 1.0)
-    assert "75% from the left and 75% from the top" in made.alt
-    assert "from 0 to 2" in made.caption
-    assert made.pixels.shape == (report.SIDE + 18, report.SIDE, 3)
-    assert made.pixels[0, 0].tolist() == [0, 0, 0]
-    assert made.pixels[report.SIDE - 1, -1].tolist() == [255, 255, 255]
-    assert made.pixels[-1, [0, -1]].tolist() == [[0] * 3, [255] * 3]
 
 
 def test_no_text_of_the_csv_is_a_formula():
@@ -344,6 +222,11 @@ def tables(at):
     return np.array(numbers, float)
 
 
+def warned(at):
+    """Warnings but for the note that these networks are none of the course's."""
+    return [each.value for each in at.warning if "open only runs that you" not in each.value]
+
+
 def history(at):
     return at.dataframe[0].value if at.dataframe else None
 
@@ -354,6 +237,8 @@ def test_the_page_offers_the_runs_the_pairs_and_every_control_has_a_label(app):
     controls = [*app.selectbox, *app.slider, *app.toggle, *app.file_uploader, *app.text_input]
     assert all(each.label for each in controls)
     assert NOTICE in [soup.text for soup in html(app)]
+    (note,) = [each.value for each in app.warning]  # these networks are none of the course's
+    assert "open only runs that you trained" in note
     assert not app.exception
     assert not app.error
 
@@ -361,9 +246,9 @@ def test_the_page_offers_the_runs_the_pairs_and_every_control_has_a_label(app):
 def test_the_page_starts_with_the_best_on_validation(runs, monkeypatch):
     monkeypatch.setenv("OSTEO_RUNS", str(runs))
     reached = {"vgg16": 0.5, "vgg19": 0.9}
-    values = [answers.Listed(runs, m, "g", m, 0, reached[m]) for m in reached]
+    values = [offered.Listed(runs, m, "g", m, 0, reached[m]) for m in reached]
     page.st.cache_data.clear()
-    monkeypatch.setattr(answers, "list_runs", lambda _: (values, []))
+    monkeypatch.setattr(offered, "list_runs", lambda _: (values, []))
     at = AppTest.from_file(str(ROOT / "interface/app.py"), default_timeout=60).run()
     assert [each.value for each in at.selectbox if each.label == "Model"] == [SECOND]
 
@@ -399,9 +284,7 @@ def test_two_models_and_an_ensemble_side_by_side(app, runs):
     np.testing.assert_allclose(tables(app)[1], np.mean(expected, axis=0), atol=6e-4)
     assert history(app)["model"].tolist() == [FIRST, SECOND, PAIR]
     choose(app, "Model", page.OWN_VOTE)
-    assert [each.value for each in app.warning] == [
-        "Model: choose two or more members for the vote."
-    ]
+    assert warned(app) == ["Model: choose two or more members for the vote."]
     app.multiselect[0].set_value([FIRST, SECOND]).run()
     np.testing.assert_allclose(tables(app), [np.mean(expected, axis=0)] * 2, atol=6e-4)
     assert not app.exception
@@ -468,7 +351,7 @@ def test_nothing_that_a_run_says_is_markdown(tmp_path, monkeypatch):
 
 
 def test_the_history_keeps_what_was_shown_and_can_be_cleared(app):
-    app.pills[0].set_value([answers.EXAMPLE_T_SCORES[0]]).run()
+    app.pills[0].set_value([EXAMPLE_T_SCORES[0]]).run()
     app.slider[0].set_value(80).run()  # another look is no other answer
     choose(app, "Class", "Normal")
     assert history(app)["film"].tolist() == ["phantom, T-score 0.4"]
@@ -506,13 +389,13 @@ def test_a_damaged_network_is_one_line_and_the_other_model_answers(tmp_path, mon
 
 def test_a_film_like_no_other_is_warned_of(tmp_path, monkeypatch):
     folder = make_run(tmp_path, "vgg16", 32).folder
-    knees = [fit_square(decode(answers.example(t)), 32) for t in np.linspace(-4, 1, 8)]
+    knees = [fit_square(example_film(t).image, 32) for t in np.linspace(-4, 1, 8)]
     fit_novelty(knees[::2], knees[1::2]).save(folder)
     assert (folder / FILE).exists()
     monkeypatch.setenv("OSTEO_RUNS", str(tmp_path))
     at = AppTest.from_file(str(ROOT / "interface/app.py"), default_timeout=60).run()
     upload(at, ("noise.png", png()))
-    assert [each.value for each in at.warning] == [REMARK]
+    assert warned(at) == [REMARK]
 
 
 def test_without_runs_the_page_trains_small_ones_and_then_works(tmp_path, monkeypatch):

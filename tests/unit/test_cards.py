@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from markdown_it import MarkdownIt
+from tiny_runs import make_run
 
 from osteo_utils.chapters import cards
 from osteo_utils.chapters.cards import (
@@ -24,8 +25,7 @@ from osteo_utils.chapters.cards import (
 from osteo_utils.data.audit import Audit, write_audit
 from osteo_utils.data.splits import split_hash, write_split
 from osteo_utils.networks.saved import load_model
-from osteo_utils.registry import CLASS_NAMES
-from osteo_utils.runs import PROBABILITY_COLUMNS, RunError, model_digest, read_run, write_run
+from osteo_utils.runs import PROBABILITY_COLUMNS, RunError, model_digest, read_run
 from osteo_utils.saliency.gradcam import METHODS
 from osteo_utils.scoring.evaluate import bootstrap, temperature, tempered
 
@@ -68,20 +68,13 @@ def a_run(folder, table, seed, **changes):
     called = rows["label"].where(rows["path"] != "14.png", 0)  # one Osteopenia of the test part
     p = (0.1 + 0.7 * np.eye(3))[called]
     rows = rows.assign(**dict(zip(PROBABILITY_COLUMNS, p.T, strict=True)))
-    metrics = {}
-    for part, each in rows.groupby("part"):
-        found = bootstrap(each["label"], each[list(PROBABILITY_COLUMNS)], each["group"], RESAMPLES)
-        metrics[part] = json.loads(found.to_json(orient="index"))
-    info = {"class_names": list(CLASS_NAMES), "model": "custom_cnn", "preprocessing": "0..1"}
-    info |= {"image_size": 96, "seed": seed, "split_hash": split_hash(table)}
-    info |= {"corpus": "simulated", "profile": "smoke", "epochs_run": 8, "best_epoch": 7}
-    info |= {"batch_size": 16, "seconds": 123.4, "device": "cpu", "parameters": 393219}
-    info |= {"precision": "float32", "weights": None, "finished": "2026-01-02T03:04:05+00:00"}
-    info |= {"versions": {"keras": "3.15.1"}}
     layers = [keras.layers.Flatten(), keras.layers.Dense(3, activation="softmax")]
-    model = keras.Sequential([keras.Input((96, 96, 1)), *layers])
-    history = pd.DataFrame({"epoch": [1], "loss": [1.0]})
-    return write_run(folder, info | changes, model, rows, metrics, history)
+    facts = {"trained": keras.Sequential([keras.Input((96, 96, 1)), *layers]), "rows": rows}
+    facts |= {"preprocessing": "0..1", "split_hash": split_hash(table), "batch_size": 16}
+    facts |= {"epochs_run": 8, "best_epoch": 7, "seconds": 123.4, "device": "cpu"}
+    facts |= {"precision": "float32", "weights": None, "finished": "2026-01-02T03:04:05+00:00"}
+    facts |= {"versions": {"keras": "3.15.1"}, "parameters": 393219}
+    return make_run(folder, size=96, seed=seed, folder=folder, **facts | changes)
 
 
 def saliency_of(model="custom_cnn", run="0" * 64):

@@ -11,60 +11,48 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from tiny_runs import make_run, rows_of
 
 from osteo_utils import cli, course, export, runs
 from osteo_utils.cli import main
 from osteo_utils.data.corpus import corpus_name
 from osteo_utils.data.images import fit_square, read_image
 from osteo_utils.data.novelty import fit_novelty
+from osteo_utils.inference import Film
 from osteo_utils.networks import models
 from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import CLASS_NAMES
-from osteo_utils.runs import PROBABILITY_COLUMNS, write_run
+from osteo_utils.runs import PROBABILITY_COLUMNS
 from osteo_utils.saliency import gradcam
-from osteo_utils.scoring.evaluate import bootstrap
 
 COMMANDS = ("corpus", "audit", "train", "evaluate", "explain", "predict", "export")
 LABELS = [0, 0, 1, 1, 2, 2]
 
 
 @pytest.fixture(scope="module")
-def make_run(tmp_path_factory):
+def calling(tmp_path_factory):
     """Finished runs of a small, untrained Custom CNN; both parts have the films of LABELS."""
-    home = tmp_path_factory.mktemp("runs") / "simulated" / "smoke" / "custom_cnn"
+    home = tmp_path_factory.mktemp("runs")
 
-    def make(seed, called, split_hash="a" * 64):
-        p = (0.1 + 0.7 * np.eye(3))[called]
-        films = {
-            "path": [f"{i}.png" for i in range(6)],
-            "group": [f"g{i}" for i in range(6)],
-            "label": LABELS,
-        }
-        rows = pd.DataFrame(films).assign(**dict(zip(PROBABILITY_COLUMNS, p.T, strict=True)))
-        predictions = pd.concat([rows.assign(part=part) for part in ("validation", "test")])
-        scores = bootstrap(rows["label"], p, rows["group"], 50)
-        metrics = json.loads(scores.to_json(orient="index"))
-        info = {"class_names": list(CLASS_NAMES), "model": "custom_cnn", "preprocessing": "0..1"}
-        info |= {"image_size": 32, "seed": seed, "split_hash": split_hash, "corpus": "simulated"}
-        info |= {"profile": "smoke", "epochs_run": 2, "best_epoch": 1, "seconds": 3.0}
-        info |= {"device": "cpu", "parameters": 11}
-        history = pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5]})
-        model = models.build("custom_cnn", 32, seed=seed)
-        both = {"validation": metrics, "test": metrics}
-        return write_run(home / f"seed{seed}", info, model, predictions, both, history)
+    def make(seed, called, **info):
+        rows = rows_of(LABELS, (0.1 + 0.7 * np.eye(3))[called])
+        info |= {"epochs_run": 2, "best_epoch": 1, "seconds": 3.0, "device": "cpu"}
+        info |= {"parameters": 11}
+        network = models.build("custom_cnn", 32, seed=seed)
+        return make_run(home, seed=seed, trained=network, rows=rows, **info)
 
     return make
 
 
 @pytest.fixture(scope="module")
-def perfect(make_run):
-    return make_run(0, LABELS)
+def perfect(calling):
+    return calling(0, LABELS)
 
 
 @pytest.fixture(scope="module")
-def flawed(make_run):
+def flawed(calling):
     """Calls one Osteopenia of two Normal."""
-    return make_run(1, [0, 0, 0, 1, 2, 2])
+    return calling(1, [0, 0, 0, 1, 2, 2])
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +98,6 @@ def failing(capsys):
 
 def test_the_lists_of_the_help_are_those_of_the_registries():
     assert list(cli.METHODS) == list(gradcam.METHODS)
-    assert cli.CLASSES == CLASS_NAMES
     assert tuple(cli._TEXTS) == COMMANDS
 
 
@@ -297,8 +284,8 @@ def test_evaluate_as_text(perfect, flawed, capsys):
     assert "Differences" not in said
 
 
-def test_evaluate_refuses_runs_of_two_splits(perfect, make_run, failing):
-    other = make_run(2, LABELS, "b" * 64)
+def test_evaluate_refuses_runs_of_two_splits(perfect, calling, failing):
+    other = calling(2, LABELS, split_hash="b" * 64)
     assert "expected the split of" in failing("evaluate", perfect.folder, other.folder)
 
 
@@ -463,8 +450,9 @@ def test_explain_takes_a_network_that_is_none_of_the_course(perfect, films, tmp_
     folder = shutil.copytree(perfect.folder, tmp_path / "seed0")
     info = json.loads((folder / "run.json").read_text()) | {"model": "my_own"}
     (folder / "run.json").write_text(json.dumps(info))
-    code, found, _ = call("explain", folder, films[1], "--out", tmp_path)
+    code, found, notes = call("explain", folder, films[1], "--out", tmp_path)
     assert (code, found["run"]) == (0, "my_own/seed0")
+    assert "open only runs that you trained or whose maker you trust" in notes
     x = fit_square(read_image(films[1]), 32)[None, ..., None]
     cam = gradcam.grad_cam(load_model(perfect), x)[0]
     assert found["maps"][0]["peak"] == pytest.approx(float(cam.max()), rel=1e-4)
@@ -482,7 +470,7 @@ def test_explain_takes_a_network_that_is_none_of_the_course(perfect, films, tmp_
     ],
 )
 def test_explain_gives_every_film_a_name_of_its_own(names, stems):
-    loaded = [cli.Film(Path(name), np.zeros((2, 2), np.uint8)) for name in names]
+    loaded = [Film(name, np.zeros((2, 2), np.uint8), None, 0, "") for name in names]
     assert cli._stems(loaded) == stems
 
 
@@ -503,7 +491,7 @@ def test_explain_overwrites_no_map_of_the_same_call(fake_map, perfect, films, tm
 def test_export_compares_on_the_films_it_is_given(perfect, films, tmp_path, monkeypatch, call):
     compared = []
 
-    def export_onnx(run, images, folder):
+    def export_onnx(member, images, folder):
         compared.append(images)
         folder.mkdir()
         file = folder / "custom_cnn-0123456789ab.onnx"

@@ -10,13 +10,15 @@ import pandas as pd
 import pytest
 from onnxruntime import InferenceSession
 from PIL import Image
+from tiny_runs import make_run, rows_of
 
 from osteo_utils import export
 from osteo_utils.data.novelty import Novelty, fit_novelty
+from osteo_utils.inference import open_member
 from osteo_utils.networks.models import build
 from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import CLASS_NAMES
-from osteo_utils.runs import PROBABILITY_COLUMNS, model_digest, read_run, run_digest, write_run
+from osteo_utils.runs import PROBABILITY_COLUMNS, model_digest, read_run, run_digest
 from osteo_utils.saliency.gradcam import grad_cam
 from osteo_utils.scoring.evaluate import wilson
 
@@ -32,26 +34,27 @@ def films():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, films):
+def member(tmp_path_factory, films):
     """A network as it was built, its last layer enlarged so that answers differ."""
     model = build("custom_cnn", SIZE, seed=1)
     logits = model.get_layer("logits")
     logits.kernel.assign(40 * logits.kernel)
-    facts = {"path": [f"{i}.png" for i in range(12)], "group": range(12), "part": "test"}
-    table = pd.DataFrame(facts | {"label": np.arange(12) % 3})
-    table[list(PROBABILITY_COLUMNS)] = model.predict(films, verbose=0)
-    info = {"class_names": list(CLASS_NAMES), "model": "custom_cnn", "image_size": SIZE, "seed": 1}
-    info |= {"split_hash": "0", "preprocessing": "", "parameters": model.count_params()}
-    info |= {"corpus": "simulated", "profile": "smoke"}
+    rows = rows_of(np.arange(12) % 3, model.predict(films, verbose=0))
     score = {"balanced_accuracy": {"value": 0.5, "low": 0.25, "high": 0.75}}
-    metrics = {"test": score, "validation": score}
-    history = pd.DataFrame({"epoch": [1]})
-    return write_run(tmp_path_factory.mktemp("run"), info, model, table, metrics, history)
+    facts = {"metrics": {"test": score, "validation": score}, "parameters": model.count_params()}
+    run = make_run(tmp_path_factory.mktemp("run"), seed=1, trained=model, rows=rows, **facts)
+    fit_novelty(films, films).save(run.folder)
+    return open_member(run)
 
 
 @pytest.fixture(scope="module")
-def file(run, films, tmp_path_factory):
-    return export.export_onnx(run, films, tmp_path_factory.mktemp("site"))
+def run(member):
+    return member.run
+
+
+@pytest.fixture(scope="module")
+def file(member, films, tmp_path_factory):
+    return export.export_onnx(member, films, tmp_path_factory.mktemp("site"))
 
 
 def answer(file, films):
@@ -109,20 +112,20 @@ def test_file_holds_no_augmentation_and_no_long_sum(file):
     assert {len(each) for each in axes} == {1}
 
 
-def test_export_that_disagrees_is_refused_and_leaves_no_file(run, films, tmp_path, monkeypatch):
+def test_export_that_disagrees_is_refused_and_leaves_no_file(member, films, tmp_path, monkeypatch):
     honest = export._converted
     other = build("custom_cnn", SIZE, seed=2)
     fake = export.with_features(other)
     monkeypatch.setattr(export, "_converted", lambda network, run: honest(fake, run))
     with pytest.raises(export.ExportError, match=r"expected probabilities within 0\.0001"):
-        export.export_onnx(run, films, tmp_path)
+        export.export_onnx(member, films, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_answers_that_are_all_alike_prove_nothing(run, films, tmp_path):
+def test_answers_that_are_all_alike_prove_nothing(member, films, tmp_path):
     same = np.repeat(films[:1], 5, axis=0)
     with pytest.raises(export.AlikeError, match="agrees with anything"):
-        export.export_onnx(run, same, tmp_path)
+        export.export_onnx(member, same, tmp_path)
 
 
 def test_not_a_number_is_a_disagreement():
@@ -167,9 +170,8 @@ def test_few_films_make_one_bin_and_equal_confidences_no_empty_one():
     assert export.confidence_table(many)["count"].tolist() == [100]
 
 
-def test_description_is_json_and_keeps_every_weight(run, file, films):
-    novelty = fit_novelty(films, films)
-    facts = json.loads(json.dumps(export.describe(run, file, novelty)))
+def test_description_is_json_and_keeps_every_weight(member, run, file, films):
+    facts = json.loads(json.dumps(export.describe(member, file)))
     model = load_model(run)
     kernel = np.array(facts["kernel"], dtype=np.float32)
     assert (kernel == np.asarray(model.get_layer("logits").kernel)).all()
@@ -181,8 +183,8 @@ def test_description_is_json_and_keeps_every_weight(run, file, films):
     assert facts["run"]["sha256"] == model_digest(run)
     kept = facts["novelty"]
     again = Novelty(np.array(kept["mean"]), np.array(kept["precision"]), kept["threshold"])
-    assert np.array_equal(again.score(films), novelty.score(films))
-    assert kept["false_alarms"] == novelty.false_alarms
+    assert np.array_equal(again.score(films), member.novelty.score(films))
+    assert kept["false_alarms"] == member.novelty.false_alarms
 
 
 def test_examples_are_phantoms_of_the_size_asked_for_and_the_same_each_time(tmp_path):
@@ -214,6 +216,9 @@ def test_a_site_of_another_training_or_other_bytes_is_refused(run, films, tmp_pa
     site = export.write_site([run], [parts], tmp_path / "site", 48).parent
     export.check_site(site, [run])
     anew = shutil.copytree(run.folder, tmp_path / "anew")
+    (anew / "novelty.json").unlink()
+    with pytest.raises(export.ExportError, match=r"expected novelty\.json for the page"):
+        export.write_site([read_run(anew)], [parts], tmp_path / "none", 48)
     build("custom_cnn", SIZE, seed=2).save(anew / "model.keras")
     with pytest.raises(export.ExportError, match=r"earlier training of custom_cnn; delete"):
         export.check_site(site, [read_run(anew)])

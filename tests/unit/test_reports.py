@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from tiny_networks import register
+from tiny_runs import make_run
 
 from osteo_utils import runs
 from osteo_utils.course import Course, split
@@ -16,7 +17,7 @@ from osteo_utils.figures import plots, reports
 from osteo_utils.networks import models
 from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import CLASS_NAMES, PROFILES
-from osteo_utils.runs import RunError, write_run
+from osteo_utils.runs import RunError
 from osteo_utils.scoring import evaluate
 
 SCORES = ("precision", "recall", "f1")
@@ -71,7 +72,7 @@ def course(tmp_path):
 
 
 @pytest.fixture
-def make_run(course):
+def made(course):
     """A finished run; its six test films: four right, one wrong with 0.8, one wrong with 0.4."""
 
     def make(seed=0, hash_of=None, stages=(1, 1, 1)):
@@ -93,29 +94,18 @@ def make_run(course):
                 "stage": stages,
             }
         )
-        info = {
-            "class_names": ["Normal", "Osteopenia", "Osteoporosis"],
-            "model": "tiny",
-            "image_size": 32,
-            "seed": seed,
-            "split_hash": hash_of or split_hash(table),
-            "preprocessing": "0..1",
-            "profile": "smoke",
-            "parameters": 55,
-            "epochs_run": 3,
-            "best_epoch": 2,
-            "seconds": 1.5,
-            "precision": "float32",
-            "device": "cpu",
-        }
-        model = models.build("tiny", 32, seed=1)
-        return write_run(course.runs / f"seed{seed}", info, model, rows, metrics, history)
+        facts = {"rows": rows, "metrics": metrics, "history": history}
+        facts |= {"split_hash": hash_of or split_hash(table), "preprocessing": "0..1"}
+        facts |= {"parameters": 55, "epochs_run": 3, "best_epoch": 2, "seconds": 1.5}
+        facts |= {"precision": "float32", "device": "cpu"}
+        network, folder = models.build("tiny", 32, seed=1), course.runs / f"seed{seed}"
+        return make_run(folder, "tiny", 32, seed, folder=folder, trained=network, **facts)
 
     return make
 
 
-def test_classification_table_has_scores_intervals_and_support(make_run):
-    table = reports.classification_table(make_run())
+def test_classification_table_has_scores_intervals_and_support(made):
+    table = reports.classification_table(made())
     assert list(table.index) == ["Normal", "Osteopenia", "Osteoporosis"]
     assert table["support"].tolist() == [2, 2, 2]
     assert table.loc["Normal", ["recall", "recall_low", "recall_high"]].tolist() == [0.7, 0.5, 0.9]
@@ -136,19 +126,19 @@ def test_a_calibration_error_stands_beside_what_a_calibrated_model_has():
     assert evaluate.beside_calibrated(error, calibrated) == told
 
 
-def test_examples_are_the_surest_and_the_least_sure(make_run):
-    chosen = reports.choose_examples(make_run(), count=1)
+def test_examples_are_the_surest_and_the_least_sure(made):
+    chosen = reports.choose_examples(made(), count=1)
     assert chosen["kind"].tolist() == ["right", "wrong", "unsure"]
     assert chosen.loc[5, "kind"] == "wrong"  # the wrong one with 0.8
     assert chosen.loc[0, "kind"] == "unsure"  # the other wrong one, with 0.4
-    everything = reports.choose_examples(make_run(), count=4)
+    everything = reports.choose_examples(made(), count=4)
     assert sorted(everything.index) == list(range(6))  # none twice
 
 
-def test_show_training_tells_what_the_runs_say(make_run, course, page, monkeypatch):
-    made = [make_run(0), make_run(1)]
-    monkeypatch.setattr(reports, "train_seeds", lambda *args: made)
-    assert reports.show_training(course, "tiny") == made
+def test_show_training_tells_what_the_runs_say(made, course, page, monkeypatch):
+    both = [made(0), made(1)]
+    monkeypatch.setattr(reports, "train_seeds", lambda *args: both)
+    assert reports.show_training(course, "tiny") == both
     assert len(page["tables"]) == 2
     assert page["tables"][0].data["seed"].tolist() == [0, 1]
     assert page["tables"][1].data["recall"].tolist() == ["0.70 (0.50 to 0.90)"] * 2 + [
@@ -162,15 +152,15 @@ def test_show_training_tells_what_the_runs_say(make_run, course, page, monkeypat
     assert "seed 1 kept epoch 2 of 3, training loss 0.80, validation loss 0.90" in page["alt"][0]
 
 
-def test_curves_say_where_fine_tuning_began(make_run):
-    assert "Fine-tuning" not in reports.seed_curves([make_run()])[1]
-    fig, alt = reports.seed_curves([make_run(stages=(1, 1, 2))])
+def test_curves_say_where_fine_tuning_began(made):
+    assert "Fine-tuning" not in reports.seed_curves([made()])[1]
+    fig, alt = reports.seed_curves([made(stages=(1, 1, 2))])
     assert "Fine-tuning began with epoch 3" in alt
     assert {float(ax.lines[-1].get_xdata()[0]) for ax in fig.axes} == {2.5}
 
 
-def test_show_examples_draws_films_and_maps(make_run, course, page):
-    chosen = reports.show_examples(course, make_run(), count=2)
+def test_show_examples_draws_films_and_maps(made, course, page):
+    chosen = reports.show_examples(course, made(), count=2)
     assert chosen["kind"].value_counts().to_dict() == {"right": 2, "wrong": 2, "unsure": 2}
     assert "calls 4 of 6 test films rightly and 2 wrongly" in page["say"][0]
     assert "2 right, 2 wrong, 2 unsure" in page["alt"][0]
@@ -178,8 +168,8 @@ def test_show_examples_draws_films_and_maps(make_run, course, page):
     assert ("flat" in page["say"][0]) == (flat > 0)
 
 
-def test_flat_maps_are_counted_and_not_drawn(make_run, course, page, monkeypatch):
-    run = make_run()
+def test_flat_maps_are_counted_and_not_drawn(made, course, page, monkeypatch):
+    run = made()
     silent = load_model(run)
     silent.get_layer("logits").set_weights([np.zeros((4, 3)), np.zeros(3)])
     monkeypatch.setattr(type(run), "model", lambda self: silent)
@@ -193,9 +183,9 @@ def test_flat_maps_are_counted_and_not_drawn(make_run, course, page, monkeypatch
         )
 
 
-def test_a_run_on_another_split_is_refused(make_run, course):
+def test_a_run_on_another_split_is_refused(made, course):
     with pytest.raises(RunError, match="profile 'smoke'"):
-        reports.show_examples(course, make_run(hash_of="0" * 64))
+        reports.show_examples(course, made(hash_of="0" * 64))
 
 
 def test_show_cost_returns_the_numbers(page):
