@@ -12,8 +12,9 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from inspect import cleandoc
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -86,122 +87,6 @@ def main(argv: Sequence[str] | None = None, prog: str = "osteo") -> int:
 # The parser
 
 
-_TEXTS: Final[dict[str, tuple[str, str]]] = {
-    "corpus": (
-        "make, fetch or open a collection of radiographs and count it",
-        """Make, fetch or open a collection of radiographs, and count what is in it.
-
-"simulated" draws knee phantoms of known bone (a few minutes in the profile quick), "kaggle" fetches
-the public set (1.2 GB), a zip is unpacked, and any other path must be a folder with one sub-folder
-a class: Normal, Osteopenia, Osteoporosis. Such a folder is read, never changed.
-
-examples:
-  %(prog)s --profile smoke
-  %(prog)s ~/data/knees --json
-
-writes: a folder below corpora/ beside the runs, whole or not at all; nothing for your own folder.
-prints: files, unreadable ones and patients of each class, and for a simulated corpus the best
-  scores that any method could reach, since its labels are measurements with an error.""",
-    ),
-    "audit": (
-        "find copies, label conflicts and shortcuts in a collection",
-        """Audit a collection as chapter 02 does: copies and near-duplicates, label conflicts,
-unreadable files, patients in several classes, and how well facts without any bone (file format,
-size, border) predict the class.
-
-examples:
-  %(prog)s ~/data/knees --out audit_of_knees
-  %(prog)s simulated --profile smoke --json
-
-writes: audit.csv (a row for each file: its group, whether to keep it, and why not), pairs.csv,
-  candidates.csv and shortcuts.csv, into --out, or without it where the chapters look for them:
-  RUNS/<corpus>/<profile>/. A finished audit that still fits the files is read, not made again.
-prints: the findings; for a simulated corpus also how many of the planted faults were found.""",
-    ),
-    "train": (
-        "train one model, or go on with a training that was stopped",
-        """Train one model as its chapter does. What it needs is made on the way: corpus, audit and
-split. A finished run is read and not trained again; a training that was stopped goes on.
-
-models: """
-        + ", ".join(list(ARCHITECTURES)[:7])
-        + ",\n  "
-        + ", ".join(list(ARCHITECTURES)[7:])
-        + """;
-  or two joined by "+", such as vgg16+xception, for a fusion of their features.
-
-examples:
-  %(prog)s custom_cnn --profile smoke
-  %(prog)s mobilenet_v2 --profile full --corpus kaggle --seed 1
-
-writes: RUNS/<corpus>/<profile>/<model>/seed<k>/ with model.keras, history.csv, predictions.csv,
-  metrics.json and, last, run.json. Of two trainings of one model and seed at a time the second
-  waits, and takes the run of the first.
-prints: scores with 95 %% intervals. Choose by validation; the test part is for the last look.""",
-    ),
-    "evaluate": (
-        "scores of finished runs, with intervals, and their differences",
-        """Scores of finished runs, overall and by class, with 95 %% intervals by bootstrap over
-patients, and the confusion matrix. Several runs of one split are also compared on the same films:
-the difference, its interval, and a p-value, corrected (Holm) where there are several pairs.
-
-examples:
-  %(prog)s runs/simulated/quick/custom_cnn/seed0
-  %(prog)s runs/simulated/quick/{custom_cnn,mobilenet_v2}/seed0 --part validation --json
-
-writes: nothing.""",
-    ),
-    "explain": (
-        "lay a saliency map over radiographs: where does the model look?",
-        """Make the saliency map of each radiograph: which regions raise (or change) the score of a
-class. A map says where this model looked, not whether it was right to (chapters 18 and 19).
-
-methods: """
-        + ", ".join(METHODS)
-        + """
-  The first four read a layer (--layer; without it the last one with feature maps), the last two
-  read pixels. A fusion has a map for each branch.
-
-examples:
-  %(prog)s runs/simulated/quick/custom_cnn/seed0 knee.png
-  %(prog)s runs/simulated/quick/mobilenet_v2/seed0 *.jpg --method score_cam --target Osteoporosis
-
-writes: OUT/<name>.<method>.png, the map over the film with its scale; with --raw also .npy, the map
-  as it came: float32, unscaled, in the resolution of the layer. An older file is replaced.
-prints: the called class and where the map peaks, in pixels of your file.""",
-    ),
-    "predict": (
-        "probabilities of the three classes for radiographs",
-        """Probabilities of the three classes for each radiograph, and the class that is called.
-Folders with a run.json are runs, everything else is a radiograph (JPEG, PNG, WebP, BMP, TIFF or
-DICOM). Several runs vote: the mean of their probabilities (chapter 16). Where a run has a
-novelty.json, each film is compared with the films it was trained on: an answer about a picture
-unlike these, or about no knee at all, means little.
-
-examples:
-  %(prog)s runs/simulated/quick/custom_cnn/seed0 knee.png other.dcm
-  %(prog)s runs/simulated/quick/custom_cnn/seed* knee.png --out answers.csv
-
-writes: nothing, or with --out a CSV table, a row for each film.
-A file that cannot be read is named and left out; the exit code is then 1.""",
-    ),
-    "export": (
-        "write a run as ONNX for use outside Keras, checked against Keras",
-        """Write the model of a run in the ONNX format, which runs in browsers and elsewhere. What
-both make of the same films is compared, of phantoms where no IMAGE is given; a file that disagrees
-with Keras, or films on which anything would agree, are an error, and no model is left.
-
-examples:
-  %(prog)s runs/simulated/quick/custom_cnn/seed0
-  %(prog)s runs/kaggle/full/mobilenet_v2/seed0 films/*.png --out exported
-
-writes: OUT/<model>-<digest>.onnx with the outputs probabilities and features (the last feature
-  maps), and OUT/<model>-<digest>.json with what a page must know: classes, size, scores, weights.
-needs: pip install onnx onnxruntime tf2onnx""",
-    ),
-}
-
-
 def build_parser(prog: str = "osteo") -> argparse.ArgumentParser:
     """The parser of all commands; each result has `command`, the function to call."""
     text = "Reading bone in knee X-rays, on the command line. COMMAND --help teaches a command."
@@ -236,15 +121,25 @@ def _command(
     name: str,
     function: Callable[[argparse.Namespace], Result],
 ) -> argparse.ArgumentParser:
-    short, text = _TEXTS[name]
+    short, text = cleandoc(function.__doc__ or "").split("\n\n", 1)
+    text = text.replace("MODELS", _in_lines(ARCHITECTURES, 7)).replace(
+        "METHODS", _in_lines(METHODS, 4)
+    )
     raw = argparse.RawDescriptionHelpFormatter
     made: argparse.ArgumentParser = commands.add_parser(
-        name, help=short, description=text, formatter_class=raw
+        name, help=short[0].lower() + short[1:].rstrip("."), description=text, formatter_class=raw
     )
     made.set_defaults(command=function)
     made.add_argument("--json", action="store_true", help="print the result as JSON")
     made.add_argument("--quiet", action="store_true", help="no progress bars, no notes")
     return made
+
+
+def _in_lines(names: Iterable[str], count: int) -> str:
+    """Names in lines of so many."""
+    known = list(names)
+    lines = [", ".join(known[i : i + count]) for i in range(0, len(known), count)]
+    return ",\n  ".join(lines)
 
 
 def _course_options(
@@ -294,6 +189,23 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
 
 
 def _corpus(arguments: argparse.Namespace) -> Result:
+    """Make, fetch or open a collection of radiographs and count it.
+
+    Make, fetch or open a collection of radiographs, and count what is in it.
+
+    "simulated" draws knee phantoms of known bone (a few minutes in the profile quick), "kaggle"
+    fetches the public set (1.2 GB), a zip is unpacked, and any other path must be a folder with
+    one sub-folder a class: Normal, Osteopenia, Osteoporosis. Such a folder is read, never changed.
+
+    for example:
+      %(prog)s --profile smoke
+      %(prog)s ~/data/knees --json
+
+    writes: a folder below corpora/ beside the runs, whole or not at all; nothing for your own
+      folder.
+    prints: files, unreadable ones and patients of each class, and for a simulated corpus the best
+      scores that any method could reach, since its labels are measurements with an error.
+    """
     from osteo_utils.course import corpus_folder
     from osteo_utils.data.corpus import list_corpus
 
@@ -321,6 +233,21 @@ def _counted(name: str, files: "pd.DataFrame") -> dict[str, Any]:
 
 
 def _audit(arguments: argparse.Namespace) -> Result:
+    """Find copies, label conflicts and shortcuts in a collection.
+
+    Audit a collection as chapter 02 does: copies and near-duplicates, label conflicts, unreadable
+    files, patients in several classes, and how well facts without any bone (file format, size,
+    border) predict the class.
+
+    for example:
+      %(prog)s ~/data/knees --out audit_of_knees
+      %(prog)s simulated --profile smoke --json
+
+    writes: audit.csv (a row for each file: its group, whether to keep it, and why not), pairs.csv,
+      candidates.csv and shortcuts.csv, into --out, or without it where the chapters look for them:
+      RUNS/<corpus>/<profile>/. A finished audit that still fits the files is read, not made again.
+    prints: the findings; for a simulated corpus also how many of the planted faults were found.
+    """
     from osteo_utils.course import audited, corpus_folder, open_course
     from osteo_utils.data.audit import audit, counts, score_against_truth, summary, write_audit
     from osteo_utils.data.corpus import list_corpus
@@ -344,6 +271,23 @@ def _audit(arguments: argparse.Namespace) -> Result:
 
 
 def _train(arguments: argparse.Namespace) -> Result:
+    """Train one model, or go on with a training that was stopped.
+
+    Train one model as its chapter does. What it needs is made on the way: corpus, audit and split.
+    A finished run is read and not trained again; a training that was stopped goes on.
+
+    models: MODELS;
+      or two joined by "+", such as vgg16+xception, for a fusion of their features.
+
+    for example:
+      %(prog)s custom_cnn --profile smoke
+      %(prog)s mobilenet_v2 --profile full --corpus kaggle --seed 1
+
+    writes: RUNS/<corpus>/<profile>/<model>/seed<k>/ with model.keras, history.csv,
+      predictions.csv, metrics.json and, last, run.json. Of two trainings of one model and seed at
+      a time the second waits, and takes the run of the first.
+    prints: scores with 95 %% intervals. Choose by validation; the test part is for the last look.
+    """
     _load_keras()
     from osteo_utils.course import open_course, train_model
     from osteo_utils.registry import get_architecture
@@ -363,6 +307,18 @@ def _train(arguments: argparse.Namespace) -> Result:
 
 
 def _evaluate(arguments: argparse.Namespace) -> Result:
+    """Scores of finished runs, with intervals, and their differences.
+
+    Scores of finished runs, overall and by class, with 95 %% intervals by bootstrap over patients,
+    and the confusion matrix. Several runs of one split are also compared on the same films: the
+    difference, its interval, and a p-value, corrected (Holm) where there are several pairs.
+
+    for example:
+      %(prog)s runs/simulated/quick/custom_cnn/seed0
+      %(prog)s runs/simulated/quick/{custom_cnn,mobilenet_v2}/seed0 --part validation --json
+
+    writes: nothing.
+    """
     from osteo_utils.runs import read_run
     from osteo_utils.scoring.ensembles import aligned
 
@@ -439,6 +395,24 @@ def _shown_difference(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _explain(arguments: argparse.Namespace) -> Result:
+    """Lay a saliency map over radiographs: where does the model look?
+
+    Make the saliency map of each radiograph: which regions raise (or change) the score of a class.
+    A map says where this model looked, not whether it was right to (chapters 18 and 19).
+
+    methods: METHODS.
+      The first four read a layer (--layer; without it the last one with feature maps), the last two
+      read pixels. A fusion has a map for each branch.
+
+    for example:
+      %(prog)s runs/simulated/quick/custom_cnn/seed0 knee.png
+      %(prog)s runs/simulated/quick/vgg16/seed0 *.jpg --method score_cam --target Osteoporosis
+
+    writes: OUT/<name>.<method>.png, the map over the film with its scale; with --raw also .npy,
+      the map as it came: float32, unscaled, in the resolution of the layer. An older file is
+      replaced.
+    prints: the called class and where the map peaks, in pixels of your file.
+    """
     _load_keras()
     from osteo_utils.runs import read_run
 
@@ -539,6 +513,21 @@ def _shown_map(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _predict(arguments: argparse.Namespace) -> Result:
+    """Probabilities of the three classes for radiographs.
+
+    Probabilities of the three classes for each radiograph, and the class that is called. Folders
+    with a run.json are runs, everything else is a radiograph (JPEG, PNG, WebP, BMP, TIFF or
+    DICOM). Several runs vote: the mean of their probabilities (chapter 16). Where a run has a
+    novelty.json, each film is compared with the films it was trained on: an answer about a picture
+    unlike these, or about no knee at all, means little.
+
+    for example:
+      %(prog)s runs/simulated/quick/custom_cnn/seed0 knee.png other.dcm
+      %(prog)s runs/simulated/quick/custom_cnn/seed* knee.png --out answers.csv
+
+    writes: nothing, or with --out a CSV table, a row for each film.
+    A file that cannot be read is named and left out; the exit code is then 1.
+    """
     _load_keras()
     paths = [Path(path) for path in arguments.paths]
     runs = [_run(path) for path in paths if path.is_dir()]
@@ -591,6 +580,21 @@ def _shown_answer(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _export(arguments: argparse.Namespace) -> Result:
+    """Write a run as ONNX for use outside Keras, checked against Keras.
+
+    Write the model of a run in the ONNX format, which runs in browsers and elsewhere. What both
+    make of the same films is compared, of phantoms where no IMAGE is given; a file that disagrees
+    with Keras, or films on which anything would agree, are an error, and no model is left.
+
+    for example:
+      %(prog)s runs/simulated/quick/custom_cnn/seed0
+      %(prog)s runs/kaggle/full/mobilenet_v2/seed0 films/*.png --out exported
+
+    writes: OUT/<model>-<digest>.onnx with the outputs probabilities and features (the last feature
+      maps), and OUT/<model>-<digest>.json with what a page must know: classes, size, scores,
+      weights.
+    needs: pip install onnx onnxruntime tf2onnx
+    """
     _load_keras()
     _need("onnx", "onnxruntime", "tf2onnx")
     import numpy as np

@@ -98,7 +98,6 @@ def failing(capsys):
 
 def test_the_lists_of_the_help_are_those_of_the_registries():
     assert list(cli.METHODS) == list(gradcam.METHODS)
-    assert tuple(cli._TEXTS) == COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)
