@@ -16,7 +16,7 @@ from PIL import Image
 from playwright.sync_api import expect
 from tiny_runs import make_run
 
-from osteo_utils.cli import NOTICE
+from osteo_utils import NOTICE
 from osteo_utils.data.images import decode, fit_square
 from osteo_utils.networks.saved import load_model
 
