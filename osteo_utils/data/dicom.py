@@ -48,11 +48,34 @@ _PIXELS: Final = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 def read_dicom(name: object, data: bytes) -> tuple[str, Grey]:
-    """Photometric interpretation and grey levels (height, width) of a DICOM; bright = bone.
+    """Photometric interpretation and grey levels of a DICOM.
 
     Rescale or modality table, then VOI table or the first usable window, then MONOCHROME1. Without
-    a usable window: `own_range` of the pixels that are no padding. Raises `ImageError`, and for
-    damaged data nearly anything.
+    a usable window: `own_range` of the pixels that are no padding. A DICOM in colours of 8 bits
+    becomes luma.
+
+    Args:
+        name: What an error calls the file: its path.
+        data: Its bytes.
+
+    Returns:
+        The photometric interpretation, such as "MONOCHROME1", and grey levels, shape (height,
+        width), bright = bone.
+
+    Raises:
+        ImageError: It is no DICOM image of one frame, grey or in colours of 8 bits, of a usual size
+            and in a compression that is read here.
+        Exception: Damaged data raise nearly anything (`images.decode` makes an `ImageError` of it).
+
+    Example:
+        >>> from pydicom.dataset import Dataset
+        >>> film, file = Dataset(), BytesIO()
+        >>> film.Rows, film.Columns, film.PixelRepresentation, film.SamplesPerPixel = 1, 2, 0, 1
+        >>> film.BitsAllocated, film.BitsStored, film.HighBit = 8, 8, 7
+        >>> film.PhotometricInterpretation, film.PixelData = "MONOCHROME1", bytes([10, 20])
+        >>> film.save_as(file, implicit_vr=False, little_endian=True)
+        >>> read_dicom("two pixels", file.getvalue())[1].tolist()  # low is bright
+        [[255, 0]]
     """
     dataset = _open(name, data)
     photometry = str(dataset.PhotometricInterpretation)

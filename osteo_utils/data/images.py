@@ -58,7 +58,14 @@ _AHEAD: Final = (b"\x00", b"\x55", b"\xaa", b"\x66", b"\xcc", b"\xf0")
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What a file holds: size in pixels as displayed, Pillow's mode or DICOM's photometry."""
+    """What a file holds.
+
+    Attributes:
+        format: One of `FORMATS`, or "DICOM".
+        mode: Pillow's mode, or the photometric interpretation of a DICOM.
+        width: As displayed, in pixels.
+        height: As displayed, in pixels.
+    """
 
     format: str
     mode: str
@@ -67,33 +74,93 @@ class ImageFacts:
 
 
 def read_image(path: Path | str) -> Grey:
-    """Decode one radiograph to grey uint8 (height, width), native size: `decode` of its bytes."""
+    """Decode one radiograph: `decode` of its bytes.
+
+    Args:
+        path: Of the file.
+
+    Returns:
+        Grey levels, shape (height, width), native size, bright = bone.
+
+    Raises:
+        ImageError: The file cannot be read or decoded.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     Image.fromarray(np.uint8([[0, 100, 200]])).save(Path(folder, "1.png"))
+        ...     read_image(Path(folder, "1.png")).tolist()
+        [[0, 100, 200]]
+    """
     path = Path(path)
     return decode(read_bytes(path), path)
 
 
 def decode(data: bytes, name: object = "image") -> Grey:
-    """Decode the bytes of one radiograph to grey uint8 (height, width), native size, bright = bone.
+    """Decode the bytes of one radiograph to grey levels.
 
     Colour becomes luma (ITU-R BT.601), transparency lies on black, EXIF orientation (no other) and
-    DICOM rescale, window and MONOCHROME1 are applied. 16-bit and float pixels are mapped from
-    `pixels.own_range`, a DICOM (`dicom.read_dicom`) from its window if it has one. `name` says in
-    an error which file it was; nothing is opened by it. Raises `ImageError`.
+    DICOM rescale, window and MONOCHROME1 are applied. Pixels of 16 or 32 bits and float are mapped
+    from `pixels.own_range`, a DICOM (`dicom.read_dicom`) from its table or window if it has one.
+
+    Args:
+        data: The bytes of a JPEG, PNG, WebP, BMP, TIFF, GIF or DICOM, one image in it.
+        name: What an error calls the file; nothing is opened by it.
+
+    Returns:
+        Grey levels, shape (height, width), native size, bright = bone.
+
+    Raises:
+        ImageError: There is no such image in these bytes, or it is damaged or of a kind not read
+            here.
+
+    Example:
+        >>> file = BytesIO()
+        >>> Image.new("RGB", (2, 1), "red").save(file, "PNG")
+        >>> decode(file.getvalue()).tolist()  # 0.299 x 255
+        [[76, 76]]
     """
     return examine(data, name)[1]
 
 
 def probe(path: Path | str, data: bytes | None = None) -> ImageFacts:
-    """Facts of a file; `ImageError` exactly where `decode` raises it, for it is decoded.
+    """Facts of a file.
 
-    `data` are the file's bytes if the caller has them already.
+    It is decoded, so an error is raised exactly where `decode` raises it.
+
+    Args:
+        path: Of the file.
+        data: The bytes of the file if the caller has them already.
+
+    Returns:
+        Format, mode and size.
+
+    Raises:
+        ImageError: The file cannot be read or decoded.
     """
     path = Path(path)
     return examine(read_bytes(path) if data is None else data, path)[0]
 
 
 def examine(data: bytes, name: object = "image") -> tuple[ImageFacts, Grey]:
-    """Facts of a file and what `decode` makes of it, from one reading. Raises `ImageError`."""
+    """Facts of a file and its grey levels, from one reading.
+
+    Args:
+        data: The bytes of the file.
+        name: What an error calls the file.
+
+    Returns:
+        Format, mode and size, and what `decode` makes of the file.
+
+    Raises:
+        ImageError: As `decode` raises it.
+
+    Example:
+        >>> file = BytesIO()
+        >>> Image.new("L", (2, 1), 7).save(file, "PNG")
+        >>> examine(file.getvalue())[0]
+        ImageFacts(format='PNG', mode='L', width=2, height=1)
+    """
     with _explained(name):
         if not data:
             raise ImageError(name, "an image file", "0 bytes", "Download or export it again.")
@@ -113,7 +180,17 @@ def examine(data: bytes, name: object = "image") -> tuple[ImageFacts, Grey]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a file; `ImageError` if it is missing, a folder, empty or beyond all reason."""
+    """The bytes of a file.
+
+    Args:
+        path: Of the file.
+
+    Returns:
+        The bytes, at least one.
+
+    Raises:
+        ImageError: The file is missing, a folder, empty, larger than `MAX_BYTES` or cannot be read.
+    """
     with _explained(path):
         if not path.is_file():
             found = "a folder" if path.is_dir() else "no such file"
@@ -125,7 +202,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def fit_square(image: Grey, size: int) -> Grey:
-    """Centre an image (height, width) on a black square and resize it to (size, size).
+    """Centre an image on a black square and resize it.
 
     The aspect stays: side = max(height, width), floor((side - height) / 2) black rows above,
     likewise columns at the left. Then, along each axis, integer weights (`_weights`) whose rows
@@ -133,6 +210,23 @@ def fit_square(image: Grey, size: int) -> Grey:
     centres. All sums are whole numbers below 2**53, so any language gets the same pixels:
     floor((2 * sum + total**2) / (2 * total**2)), halves rounded up. (Pillow's BOX takes a
     source pixel whole or not at all where the ratio is no integer; this is the true average.)
+
+    Args:
+        image: Grey levels, shape (height, width), each side at most `MAX_SIDE`.
+        size: Side of the square in pixels, at least 1.
+
+    Returns:
+        Grey levels, shape (size, size).
+
+    Raises:
+        ImageError: The image is not uint8 of this shape, has no pixel or a longer side, or the size
+            is below 1.
+
+    Example:
+        >>> fit_square(np.uint8([[0, 100], [200, 255]]), 1).tolist()  # 138.75
+        [[139]]
+        >>> fit_square(np.uint8([[9, 9]]), 2).tolist()  # no black row above, one below
+        [[9, 9], [0, 0]]
     """
     if image.ndim != 2 or image.dtype != np.uint8 or image.size == 0:
         found = f"{image.dtype} {image.shape}"
@@ -159,12 +253,30 @@ def load_arrays(
     cache: Path | None = None,
     digests: Sequence[str] | None = None,
 ) -> Grey:
-    """Decode files to uint8 (n, size, size), in their order; a bad file raises `ImageError`.
+    """Decode files to squares of one size, in their order.
 
-    `digests` are the SHA-256 (hex) of the films that are meant, in the same order: a file with
-    another content raises `ImageError`. `cache` is an .npz file, used while it belongs to exactly
-    these contents, order, size and `decoder`, and written anew otherwise; with `digests` no film
-    is read then. A damaged cache is remade with a warning that says so.
+    A damaged cache is remade with a warning that says so.
+
+    Args:
+        paths: Of the files.
+        size: Side of the squares in pixels, at least 1.
+        cache: An .npz file, used while it belongs to exactly these contents, order, size and
+            `decoder`, and written anew otherwise; with `digests` no film is read then.
+        digests: SHA-256 (hex) of the films that are meant, in the same order.
+
+    Returns:
+        Grey levels, shape (n, size, size).
+
+    Raises:
+        ImageError: A file cannot be read or decoded, or has another content than is meant.
+        ValueError: There are not as many digests as paths.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     Image.new("L", (6, 6), 7).save(Path(folder, "1.png"))
+        ...     load_arrays([Path(folder, "1.png")], size=2).tolist()
+        [[[7, 7], [7, 7]]]
     """
     paths = [Path(path) for path in paths]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -185,7 +297,11 @@ def load_arrays(
 
 @remembered
 def decoder() -> str:
-    """Digest of what decides the facts and pixels of a film: code and versions of its packages."""
+    """Digest of what decides the facts and pixels of a film: code and versions of its packages.
+
+    Returns:
+        SHA-256 (hex).
+    """
     code = [str(Path(__file__).with_name(name)) for name in ("images.py", "pixels.py", "dicom.py")]
     return _sha256(" ".join([source_digest(*code), *map(_version, _DECODERS)]).encode())
 

@@ -38,40 +38,87 @@ _DECIMALS: Final = 4  # of what is kept, so that a file says exactly what was ca
 
 @dataclass(frozen=True, eq=False)
 class Novelty:
-    """Where the training films lie; a film whose score is above the threshold is unlike them."""
+    """Where the training films lie; a film whose score is above the threshold is unlike them.
 
-    mean: Floats  # (66,) of `descriptors`
-    precision: Floats  # (66, 66), inverse of their shrunk covariance
+    Attributes:
+        mean: Of the `descriptors` of the training films, shape (66,).
+        precision: Inverse of their shrunk covariance, shape (66, 66).
+        threshold: The highest score of a film like them, in deviations.
+        false_alarms: Expected share of films like those that is above the threshold, 0 to 1.
+
+    Example:
+        >>> known = Novelty(np.zeros(66), np.eye(66), threshold=9.0)
+        >>> film = np.full((16, 16), 160, np.uint8)
+        >>> known.score([film]).tolist(), known.is_new([film]).tolist()
+        ([10.0], [True])
+    """
+
+    mean: Floats
+    precision: Floats
     threshold: float
-    false_alarms: float = np.nan  # expected share of films like those that is above the threshold
+    false_alarms: float = np.nan
 
     def score(self, films: Films) -> Floats:
-        """Mahalanobis distance (n,) of uint8 films from the training films, in deviations."""
+        """Mahalanobis distance of films from the training films.
+
+        Args:
+            films: uint8, shape (height, width) or (size, size, 1) each.
+
+        Returns:
+            Distances in deviations, at least 0, shape (n,).
+
+        Raises:
+            ImageError: A film has another type or shape.
+        """
         away = descriptors(films) - self.mean
         squares: Floats = np.einsum("ni,ij,nj->n", away, self.precision, away)
         return np.sqrt(squares)
 
     def is_new(self, films: Films) -> npt.NDArray[np.bool_]:
-        """Whether each film, (n,), is unlike the training films; so is one without a score."""
+        """Whether each film is unlike the training films.
+
+        Args:
+            films: uint8, shape (height, width) or (size, size, 1) each.
+
+        Returns:
+            Whether the score is above the threshold, shape (n,); True for a film without a score.
+
+        Raises:
+            ImageError: A film has another type or shape.
+        """
         return ~(self.score(films) <= self.threshold)
 
     def save(self, folder: Path | str) -> None:
-        """Write `novelty.json` in the run folder, whole or not at all."""
+        """Write `novelty.json`, whole or not at all.
+
+        Args:
+            folder: The run folder.
+        """
         content = {"threshold": self.threshold, "false_alarms": self.false_alarms}
         arrays = {"mean": self.mean.tolist(), "precision": self.precision.tolist()}
         write_json(Path(folder) / FILE, content | arrays)
 
 
 def fit_novelty(train_films: Films, validation_films: Films) -> Novelty:
-    """Learn what training films look like; the threshold is one of the n validation scores.
+    """Learn what training films look like, and from which score on a film is unlike them.
 
-    It is the one of rank ceil((n + 1) 0.99), so that of new films like these at most one in a
-    hundred is expected above it. Fewer than 99 validation films cannot promise that: then it is the
-    largest score, and one new film in n + 1 is expected above. `false_alarms` is this share.
+    The threshold is one of the n validation scores: the one of rank ceil((n + 1) 0.99), so that of
+    new films like these at most one in a hundred is expected above it. Fewer than 99 validation
+    films cannot promise that: then it is the largest score, and one new film in n + 1 is expected
+    above. `false_alarms` is this share. The covariance is shrunk (Ledoit & Wolf 2004), so a few
+    dozen films will do.
 
-    Films are uint8, (height, width) or (size, size, 1) each, best in the size that the model takes.
-    The covariance is shrunk (Ledoit & Wolf 2004), so a few dozen films will do. `ValueError` for
-    fewer than two training films or no validation film.
+    Args:
+        train_films: uint8, shape (height, width) or (size, size, 1) each, best in the size that the
+            model takes; two or more.
+        validation_films: As those of training; one or more.
+
+    Returns:
+        Mean and precision of the training films, the threshold and its share of false alarms.
+
+    Raises:
+        ValueError: There are fewer than two training films or no validation film.
+        ImageError: A film has another type or shape.
     """
     from sklearn.covariance import LedoitWolf  # slow to import; scoring does without it
 
@@ -88,7 +135,17 @@ def fit_novelty(train_films: Films, validation_films: Films) -> Novelty:
 
 
 def load_novelty(folder: Path | str) -> Novelty:
-    """What `Novelty.save` wrote in the run folder; `RunError` where it is missing or damaged."""
+    """What `Novelty.save` wrote.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        The same `Novelty`.
+
+    Raises:
+        RunError: The file is missing or damaged.
+    """
     file = Path(folder) / FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -103,11 +160,25 @@ def load_novelty(folder: Path | str) -> Novelty:
 
 
 def descriptors(films: Films) -> Floats:
-    """Each film in 66 numbers, shape (n, 66).
+    """Each film in 66 numbers.
 
     The first 64 are its 8 x 8 cells, row by row, less their mean and over their deviation (at
     least 1 grey level). The last two are 4 ln(deviation) and mean / 16 of the cells: contrast and
     brightness of the whole, each scaled to count like 16 cells and not to drown among them.
+
+    Args:
+        films: uint8, shape (height, width) or (size, size, 1) each.
+
+    Returns:
+        The numbers, shape (n, 66).
+
+    Raises:
+        ImageError: A film has another type or shape.
+
+    Example:
+        >>> flat = descriptors([np.full((16, 16), 160, np.uint8)])
+        >>> flat.shape, flat[0, 0].item(), flat[0, -2:].tolist()  # 4 ln(1) and 160 / 16
+        ((1, 66), 0.0, [0.0, 10.0])
     """
     return np.array([_descriptor(np.squeeze(film)) for film in films]).reshape(-1, SIDE**2 + 2)
 

@@ -21,7 +21,25 @@ _BLOCK: Final = (
 
 
 def check_size(name: object, width: int, height: int) -> None:
-    """Refuse a picture without pixels and one beyond all reason, before it is decoded."""
+    """Refuse a picture without pixels and one beyond all reason, before it is decoded.
+
+    Args:
+        name: What an error calls the picture: its path.
+        width: In pixels.
+        height: In pixels.
+
+    Raises:
+        ImageError: There is no pixel, or more than `MAX_PIXELS`, or a side is longer than
+            `MAX_SIDE`.
+
+    Example:
+        >>> check_size("1.png", 3000, 2000)
+        >>> try:
+        ...     check_size("1.png", 0, 2000)
+        ... except ImageError as error:
+        ...     print(str(error).split(", found ")[1])
+        0 x 2000 (not decoded). Export it in a usual size.
+    """
     if min(width, height) < 1 or width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         expected = f"1 to {MAX_PIXELS:,} pixels, at most {MAX_SIDE:,} on a side"
         found = f"{width} x {height} (not decoded)"
@@ -33,6 +51,16 @@ def own_range(values: npt.NDArray[Any]) -> tuple[float, float]:
 
     Those few are hot, dead or edge pixels that would take the contrast from the bone. Fewer than
     1,000 pixels, or nearly all of one value: the very darkest and brightest.
+
+    Args:
+        values: Pixel values, any shape, at least one.
+
+    Returns:
+        The darkest and the brightest.
+
+    Example:
+        >>> own_range(np.arange(10)), own_range(np.arange(1000))
+        ((0.0, 9.0), (1.0, 998.0))
     """
     left_out = values.size // _LEFT_OUT
     ends = [left_out, values.size - 1 - left_out]
@@ -43,14 +71,45 @@ def own_range(values: npt.NDArray[Any]) -> tuple[float, float]:
 
 
 def between(low: float, high: float) -> Display:
-    """Brightness that rises from `low` to `high`; if they are equal, a step just above them."""
+    """Brightness that rises in a straight line between two pixel values.
+
+    Args:
+        low: Value that is black.
+        high: Value that is white. If it equals `low`, there is a step just above them.
+
+    Returns:
+        A function from pixel values to brightness, 0 at `low` and 1 at `high`, below 0 and above 1
+        outside.
+
+    Example:
+        >>> between(10, 20)(np.array([10.0, 15.0, 20.0, 25.0])).tolist()
+        [0.0, 0.5, 1.0, 1.5]
+        >>> between(10, 10)(np.array([10.0, 11.0])).tolist()
+        [0.0, 1.0]
+    """
     if high - low == 0:  # infinite ends pass on, to be refused
         return lambda values: (values > low).astype(np.float64)
     return lambda values: (values - low) / (high - low)
 
 
 def to_grey(name: object, values: npt.NDArray[Any], display: Display) -> Grey:
-    """Grey levels of pixel values (height, width): brightness times 255, halves up, clipped."""
+    """Grey levels of pixel values: brightness times 255, halves up, clipped.
+
+    Args:
+        name: What an error calls the picture: its path.
+        values: Pixel values, shape (height, width).
+        display: A function from pixel values to brightness, 0 (black) to 1 (white).
+
+    Returns:
+        Grey levels, shape (height, width).
+
+    Raises:
+        ImageError: A pixel value or its brightness is not finite.
+
+    Example:
+        >>> to_grey("1.png", np.array([[10, 15, 25]]), between(10, 20)).tolist()
+        [[0, 128, 255]]
+    """
     grey = np.empty(values.shape, np.uint8)
     rows = max(1, _BLOCK // values.shape[1])
     for top in range(0, len(values), rows):

@@ -23,11 +23,31 @@ class SplitError(ValueError):
 def make_split(
     images: pd.DataFrame, fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0
 ) -> pd.DataFrame:
-    """Deal the kept images of an audit (`Audit.images`) to PARTS, group by group.
+    """Deal the kept images of an audit to train, validation and test, group by group.
 
-    Groups come in random order, large ones first; each goes where its classes are most lacking,
-    so every class is shared out in `fractions` as well as whole groups allow. Columns: COLUMNS,
-    sorted as `images`. The same seed gives the same split. `SplitError` if it cannot be valid.
+    Groups come in random order, large ones first; each goes where its classes are most lacking, so
+    every class is shared out in `fractions` as well as whole groups allow. The same seed gives the
+    same split.
+
+    Args:
+        images: As `Audit.images`; columns path, label, group, sha256 and keep.
+        fractions: Shares of train, validation and test, each above 0, with sum 1.
+        seed: Of the order of the groups.
+
+    Returns:
+        Columns path, label, group, part and sha256, sorted as `images`. Its `attrs` hold the seed
+        and the fractions.
+
+    Raises:
+        SplitError: The fractions are not such, a column is missing, or no split of these images is
+            valid (see `check_split`).
+
+    Example:
+        >>> films = {"path": [f"{i}.png" for i in range(9)], "label": [0, 1, 2] * 3}
+        >>> images = pd.DataFrame(films | {"group": range(9), "keep": True})
+        >>> split = make_split(images.assign(sha256=images["path"]))
+        >>> [sorted(split.loc[split["part"] == part, "label"].tolist()) for part in PARTS]
+        [[0, 1, 2], [0, 1, 2], [0, 1, 2]]
     """
     if len(fractions) != len(PARTS) or min(fractions) <= 0 or not np.isclose(sum(fractions), 1):
         raise SplitError(f"fractions: expected three above 0 with sum 1, found {tuple(fractions)}")
@@ -52,7 +72,25 @@ def make_split(
 
 
 def check_split(split: pd.DataFrame) -> None:
-    """Refuse (`SplitError`) a split that would leak, repeat a file or leave a class out."""
+    """Refuse a split that would leak, repeat a file or leave a class out.
+
+    Args:
+        split: Columns path, label, group, part and sha256.
+
+    Raises:
+        SplitError: A column is missing, a part or label is none of those known, a path or a content
+            is there twice, a group is in two parts, or a part has no film of a class.
+
+    Example:
+        >>> films = {"path": list("abcdefghi"), "sha256": list("abcdefghi"), "label": [0, 1, 2] * 3}
+        >>> split = pd.DataFrame(films | {"part": np.repeat(PARTS, 3), "group": range(9)})
+        >>> check_split(split)
+        >>> try:
+        ...     check_split(split.assign(group=[0, 1, 2, 0, 4, 5, 6, 7, 8]))
+        ... except SplitError as error:
+        ...     print(str(error)[:41])
+        split: group 0 is in train and validation
+    """
     if missing := [name for name in COLUMNS if name not in split]:
         raise SplitError(f"split: expected the columns {COLUMNS}, missing {missing}")
     allowed: dict[str, list[object]] = {"part": [*PARTS], "label": [*range(len(CLASS_NAMES))]}
@@ -79,7 +117,21 @@ def check_split(split: pd.DataFrame) -> None:
 
 
 def film_changes(before: pd.DataFrame, now: pd.DataFrame) -> str:
-    """What happened to films between two tables (columns path, sha256), in words; "" if nothing."""
+    """What happened to films between two tables, in words.
+
+    Args:
+        before: Columns path and sha256.
+        now: The same columns.
+
+    Returns:
+        How many films were added, removed and changed, with up to three paths each; "" if none.
+
+    Example:
+        >>> before = pd.DataFrame({"path": ["1.png", "2.png"], "sha256": ["a", "b"]})
+        >>> now = pd.DataFrame({"path": ["2.png", "3.png"], "sha256": ["c", "d"]})
+        >>> film_changes(before, now)
+        '1 added: 3.png; 1 removed: 1.png; 1 changed: 2.png'
+    """
     old, new = (dict(zip(t["path"], t["sha256"], strict=True)) for t in (before, now))
     kinds = {
         "added": [path for path in new if path not in old],
@@ -94,9 +146,23 @@ def film_changes(before: pd.DataFrame, now: pd.DataFrame) -> str:
 
 
 def split_changes(split: pd.DataFrame, kept: pd.DataFrame) -> str:
-    """How the films that an audit keeps now differ from those of a split, in words; "" if not.
+    """How the films that an audit keeps now differ from those of a split, in words.
 
     Groups are compared as sets of films, whatever their names.
+
+    Args:
+        split: Columns path, label, group and sha256.
+        kept: The same columns, of the films that are kept now.
+
+    Returns:
+        As `film_changes`, or that the same films are in other groups or classes; "" if nothing
+        differs.
+
+    Example:
+        >>> films = {"path": ["1.png", "2.png"], "sha256": ["a", "b"], "label": 0}
+        >>> split, kept = (pd.DataFrame(films | {"group": names}) for names in ([0, 1], ["x", "y"]))
+        >>> split_changes(split, kept), split_changes(split, kept.assign(group=0))
+        ('', 'the same films in other groups or classes')
     """
     if changes := film_changes(split, kept):
         return changes
@@ -107,27 +173,56 @@ def split_changes(split: pd.DataFrame, kept: pd.DataFrame) -> str:
 
 
 def split_hash(split: pd.DataFrame) -> str:
-    """SHA-256 over IDENTITY of the rows in any order: the name of this split in every run.
+    """The name of this split in every run.
 
     The content of the files is no part of it: encoders write the same phantom in other bytes.
+
+    Args:
+        split: Columns path, label, group and part.
+
+    Returns:
+        SHA-256 (hex) over these columns (`IDENTITY`) of the rows in any order.
+
+    Example:
+        >>> columns = {"path": ["1.png", "2.png"], "label": [0, 1], "group": [0, 1], "part": "test"}
+        >>> split = pd.DataFrame(columns)
+        >>> split_hash(split) == split_hash(split[::-1]), split_hash(split) == split_hash(split[:1])
+        (True, False)
     """
     return rows_digest(split, IDENTITY)
 
 
 def split_identity(split: pd.DataFrame) -> dict[str, str]:
-    """What names a split and its films: `split_hash` and `films` (`corpus.films_digest`).
+    """What names a split and its films.
 
     A table that does not say which films were split (`attrs["films"]`) is named by its rows.
+
+    Args:
+        split: Columns path, label, group, part and sha256.
+
+    Returns:
+        `split_hash`, and `films` (`corpus.films_digest`), each SHA-256 (hex).
     """
     films = split.attrs.get("films") or rows_digest(split, ("path", "sha256"))
     return {"split_hash": split_hash(split), "films": films}
 
 
 def write_split(split: pd.DataFrame, path: Path | str) -> str:
-    """Write split.csv and, beside it, split.json with its `split_identity`; the hash comes back.
+    """Write split.csv and, beside it, split.json with its `split_identity`.
 
-    Writing the same split of the same films again changes nothing. `SplitError` if another one is
-    there: models trained on it would be tested on what they have seen.
+    Writing the same split of the same films again changes nothing.
+
+    Args:
+        split: As `make_split` gives it; `attrs["films"]` may name the films
+            (`corpus.films_digest`).
+        path: Of split.csv; its folder exists.
+
+    Returns:
+        The `split_hash`.
+
+    Raises:
+        SplitError: The split is not valid (see `check_split`), or another one or a damaged one is
+            there: models trained on it would be tested on what they have seen.
     """
     check_split(split)
     path, identity = Path(path), split_identity(split)
@@ -152,9 +247,17 @@ def write_split(split: pd.DataFrame, path: Path | str) -> str:
 
 
 def read_split(path: Path | str) -> pd.DataFrame:
-    """Read a split that `write_split` wrote; `SplitError` if it was changed since.
+    """Read a split that `write_split` wrote.
 
-    Its `attrs["films"]` is the digest of the films that were split.
+    Args:
+        path: Of split.csv.
+
+    Returns:
+        Columns path, label, group, part and sha256. Its `attrs["films"]` is the digest of the films
+        that were split.
+
+    Raises:
+        SplitError: A file is missing or damaged, was changed since, or the split is not valid.
     """
     path = Path(path)
     beside = path.with_suffix(".json")
