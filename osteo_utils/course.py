@@ -60,13 +60,26 @@ SHOWN_VERSIONS = ("osteo-utils", "tensorflow", "keras", "numpy", "pandas", "scik
 
 @dataclass(frozen=True)
 class Course:
-    """One way through the book: a profile on a corpus, with the folder that holds its results."""
+    """One way through the book: a profile on a corpus, with the folder that holds its results.
+
+    Attributes:
+        profile: Its settings.
+        corpus: "simulated", "kaggle", or the absolute path of a folder or zip.
+        seed: Of training and of a chapter's own random draws.
+        runs: The folder of all runs.
+        root: The corpus on disk.
+
+    Example:
+        >>> course = Course(get_profile("quick"), "simulated", 0, Path("runs"), Path("corpora"))
+        >>> course.folder.as_posix()
+        'runs/simulated/quick'
+    """
 
     profile: Profile
     corpus: str
     seed: int
     runs: Path
-    root: Path  # the corpus on disk
+    root: Path
 
     @property
     def folder(self) -> Path:
@@ -74,7 +87,17 @@ class Course:
         return self.runs / corpus_name(self.corpus) / self.profile.name
 
     def recipe(self, model: str) -> Profile:
-        """The profile as this model is trained in it: its own image size, epochs and seeds."""
+        """The profile as this model is trained in it: its own image size, epochs and seeds.
+
+        Args:
+            model: Name of the architecture, as `registry.get_architecture` takes it.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ValueError: No architecture has this name.
+        """
         return recipe(self.profile, model)
 
 
@@ -83,11 +106,25 @@ def open_course(
 ) -> Course:
     """Open a corpus in a profile, making or fetching the corpus if it is not there yet.
 
-    `corpus` is "simulated", "kaggle", or the path of a folder or zip with one sub-folder a
-    class. `seed`, 0..LARGEST_SEED, is that of training and of a chapter's own random draws; corpus
-    and split do not depend on it. `runs` starts at the folder of the course where a chapter of it
-    is run, else at the current one. Corpora lie in `corpora/` beside it, but never on Google
-    Drive, which is slow with many small files. Prints what is used, with versions.
+    Corpora lie in `corpora/` beside the runs, but never on Google Drive, which is slow with many
+    small files. Prints what is used, with versions.
+
+    Args:
+        profile: "smoke", "quick" or "full".
+        corpus: "simulated", "kaggle", or the path of a folder or zip with one sub-folder a class.
+        seed: Of training and of a chapter's own random draws, 0 to `LARGEST_SEED`; corpus and split
+            do not depend on it.
+        runs: The folder of all runs. It starts at the folder of the course where a chapter of it is
+            run, else at the current one.
+
+    Returns:
+        The course, whose folder exists now.
+
+    Raises:
+        ValueError: No profile has this name, or the seed is out of range.
+        CorpusError: The corpus cannot be had or used, the runs are on a Google Drive that is not
+            mounted, or they are those of another corpus of this name, or their record of it is
+            damaged.
     """
     if not 0 <= seed <= LARGEST_SEED:
         raise ValueError(f"seed: expected a whole number in 0..{LARGEST_SEED}, found {seed}")
@@ -103,7 +140,21 @@ def open_course(
 def corpus_folder(
     profile: str = "quick", corpus: str = "simulated", runs: str | Path = "runs"
 ) -> Path:
-    """Where `open_course` finds the corpus, made or fetched if it is not there yet."""
+    """Where `open_course` finds the corpus, made or fetched if it is not there yet.
+
+    Args:
+        profile: As in `open_course`.
+        corpus: As in `open_course`.
+        runs: As in `open_course`.
+
+    Returns:
+        The folder of the corpus.
+
+    Raises:
+        ValueError: No profile has this name.
+        CorpusError: The corpus cannot be had or used, or the runs are on a Google Drive that is not
+            mounted.
+    """
     return open_corpus(corpus, get_profile(profile), _corpora(_home(runs)))
 
 
@@ -123,7 +174,21 @@ def _corpora(runs: Path) -> Path:
 
 
 def data_file(name: str) -> Path:
-    """A table of facts that comes with the course, such as "published_summary.csv"."""
+    """A table of facts that comes with the course.
+
+    Args:
+        name: Of the file, such as "published_summary.csv".
+
+    Returns:
+        Its path in the installed package or in the repository.
+
+    Raises:
+        FileNotFoundError: There is no such table.
+
+    Example:
+        >>> data_file("published_summary.csv").is_file()
+        True
+    """
     here = Path(__file__).resolve().parent
     installed_or_checkout = (here / "tables" / name, here.parent / "data" / name)
     found = next((file for file in installed_or_checkout if file.is_file()), None)
@@ -157,21 +222,51 @@ def _circumstances() -> str:
 
 
 def installed(packages: "Sequence[str]") -> str:
-    """The version of each package, or that it is not installed, in one line."""
+    """The version of each package, or that it is not installed, in one line.
+
+    Args:
+        packages: Names, as on PyPI.
+
+    Returns:
+        The line.
+
+    Example:
+        >>> installed(["no-such-package"])
+        'no-such-package not installed'
+    """
     found = installed_versions(packages)
     return ", ".join(f"{name} {found.get(name, 'not installed')}" for name in packages)
 
 
 def listed(course: Course) -> pd.DataFrame:
-    """`list_corpus` of the corpus; films that are unchanged since the last time are not read."""
+    """`list_corpus` of the corpus; films that are unchanged since the last time are not read.
+
+    Args:
+        course: Whose corpus is listed.
+
+    Returns:
+        What `data.corpus.list_corpus` gives.
+
+    Raises:
+        CorpusError: The corpus cannot be used.
+    """
     return list_corpus(course.root, course.folder / "cache" / "listing.json")
 
 
 def audited(course: Course) -> "Audit":
     """The audit of the corpus: read where it still fits the files, made (and kept) otherwise.
 
-    It is made again, and the print says why, when a film, metadata.csv, the audit's code or one
-    of its tables has changed. Of two processes at once the second one waits.
+    It is made again, and the print says why, when a film, metadata.csv, the audit's code or one of
+    its tables has changed. Of two processes at once the second one waits.
+
+    Args:
+        course: Whose corpus is audited.
+
+    Returns:
+        The audit.
+
+    Raises:
+        CorpusError: The corpus cannot be used.
     """
     from osteo_utils.data import audit
 
@@ -218,10 +313,22 @@ def _tables(folder: Path) -> dict[str, str]:
 def split(course: Course) -> pd.DataFrame:
     """The one split of this corpus, held against the films that are there now.
 
-    Made from the audit if there is none. If the films that the audit keeps, or their groups, are
-    no longer those that were split, it is made again as long as nothing rests on it; otherwise
-    `SplitError` says what has changed: a network would be tested on films it knows, or on others
-    than its record says. Of two processes at once the second one waits.
+    Made from the audit if there is none. If the films that the audit keeps, or their groups, are no
+    longer those that were split, it is made again as long as nothing rests on it; otherwise a
+    network would be tested on films it knows, or on others than its record says. Of two processes
+    at once the second one waits.
+
+    Args:
+        course: Whose corpus is split.
+
+    Returns:
+        Columns path, label, group, part and sha256, a row for each film; `attrs["films"]` is the
+        digest of the films.
+
+    Raises:
+        SplitError: The films have changed and something rests on the split (the message says what),
+            the file of the split was changed, or no valid split can be made.
+        CorpusError: The corpus cannot be used.
     """
     path = course.folder / "split.csv"
     with locked(path):
@@ -261,7 +368,20 @@ def _refuse_if_used(folder: Path, changes: str) -> None:
 
 
 def arrays(course: Course, image_size: int | None = None) -> "dict[str, Arrays]":
-    """Images and labels of the three parts, decoded once and cached beside the split."""
+    """Images and labels of the three parts, decoded once and cached beside the split.
+
+    Args:
+        course: Whose corpus is decoded.
+        image_size: Side in pixels; by default that of the profile.
+
+    Returns:
+        "train", "validation" and "test" to images, uint8, shape (n, size, size, 1), and labels, 0
+        to 2, shape (n,).
+
+    Raises:
+        ImageError: A file cannot be used as a radiograph, or is not the one that was split.
+        SplitError: As `split` raises it.
+    """
     from osteo_utils.networks.training import load_parts
 
     size = image_size or course.profile.image_size
@@ -271,8 +391,23 @@ def arrays(course: Course, image_size: int | None = None) -> "dict[str, Arrays]"
 def train_model(course: Course, model: str, seed: int | None = None) -> Run:
     """Train a model in this profile, or return the run if it is already whole.
 
-    A whole run of another network, of other films or settings is trained again where the profile
-    is cheap enough, in a line that says what changed, and refused (`RunError`) where it is not.
+    A whole run of another network, of other films or settings is trained again where the profile is
+    cheap enough, in a line that says what changed, and refused where it is not. A fusion that
+    starts from the runs of its members has them trained first.
+
+    Args:
+        course: In which it is trained.
+        model: Name of the architecture.
+        seed: Of the training; by default that of the course.
+
+    Returns:
+        The run.
+
+    Raises:
+        ValueError: No architecture has this name.
+        RunError: The run there does not fit and is not replaced, a run is damaged, or the training
+            diverges.
+        SplitError: As `split` raises it.
     """
     return _train(course, model, [course.seed if seed is None else seed])[0]
 
@@ -305,10 +440,21 @@ def fitting_runs(
 ) -> dict[str, list[Run]]:
     """The finished runs of each model that fit its network, settings and films as they are now.
 
-    Of the seeds of the profile, or of those that are named; a model that has none has an empty
-    list. Whoever reads runs of a course asks here: none is believed because it exists. One that
-    no longer fits counts as absent where the profile would train it again, and is refused
-    (`RunError`) where it would not, as is a damaged one.
+    Whoever reads runs of a course asks here: none is believed because it exists. One that no longer
+    fits counts as absent where the profile would train it again, and is refused where it would not.
+
+    Args:
+        course: Whose runs are read.
+        models: Names of the architectures.
+        seeds: Of the runs; by default those of the profile for the model.
+
+    Returns:
+        Model to its runs; an empty list for a model that has none.
+
+    Raises:
+        ValueError: No architecture has this name.
+        RunError: A run is damaged, or does not fit and would not be replaced.
+        SplitError: As `split` raises it, where there is a run.
     """
     wanted = {model: course.recipe(model).seeds if seeds is None else seeds for model in models}
     there = {
@@ -340,7 +486,20 @@ def trained(course: Course, model: str, seed: int | None = None) -> Run:
     """The run that a model's own chapter made; an announced smoke-size stand-in if absent.
 
     A run of another network, of other films or settings counts as absent where the profile would
-    train it again, and is refused (`RunError`) where it would not.
+    train it again, and is refused where it would not.
+
+    Args:
+        course: Whose run is read.
+        model: Name of the architecture.
+        seed: Of the training; by default that of the course.
+
+    Returns:
+        The run. In a profile for tests it is trained, unannounced, where it is absent.
+
+    Raises:
+        ValueError: No architecture has this name.
+        RunError: As `fitting_runs` and `train_model` raise it.
+        SplitError: As `split` raises it.
     """
     seed = course.seed if seed is None else seed
     if found := fitting_runs(course, [model], [seed])[model]:
@@ -360,9 +519,22 @@ def with_runs(
 ) -> Course:
     """The course itself if it has finished runs of the models, else the smoke course, said once.
 
-    `every_seed` asks for every seed of the profile and not only for the course's own; `least` is
-    how many of the models are enough, by default all. Networks of the smoke course are trained
-    where they are missing: small stand-ins, all on the same films, whose scores mean little.
+    Networks of the smoke course are trained where they are missing: small stand-ins, all on the
+    same films, whose scores mean little. A course of a profile for tests is returned as it is.
+
+    Args:
+        course: Whose runs are looked for.
+        models: Names of the architectures.
+        every_seed: Ask for every seed of the profile and not only for the course's own.
+        least: How many of the models are enough; by default all.
+
+    Returns:
+        The course to go on with.
+
+    Raises:
+        ValueError: No architecture has this name.
+        RunError: As `fitting_runs` raises it.
+        SplitError: As `split` raises it.
     """
     if course.profile.for_tests:
         return course
@@ -381,14 +553,42 @@ def with_runs(
 
 
 def train_seeds(course: Course, model: str) -> list[Run]:
-    """The finished run of a model for every seed of the profile, trained where there is none."""
+    """The finished run of a model for every seed of the profile, trained where there is none.
+
+    Args:
+        course: In which it is trained.
+        model: Name of the architecture.
+
+    Returns:
+        A run for each seed, in the order of the profile.
+
+    Raises:
+        ValueError: No architecture has this name.
+        RunError: As `train_model` raises it.
+        SplitError: As `split` raises it.
+    """
     return _train(course, model, course.recipe(model).seeds)
 
 
 def scores_by_seed(
     runs: "Sequence[Run]", score: str = "balanced_accuracy", part: str = "test"
 ) -> pd.DataFrame:
-    """One score of one part with its interval, columns value, low, high, a row for each run."""
+    """One score of one part with its interval, a row for each run.
+
+    Args:
+        runs: Of one model.
+        score: A key of `Run.metrics` in that part.
+        part: "validation" or "test".
+
+    Returns:
+        Index "seed 0" and so on, columns value, low and high.
+
+    Example:
+        >>> metrics = {"test": {"balanced_accuracy": {"value": 0.8, "low": 0.7, "high": 0.9}}}
+        >>> run = Run(Path(), {"seed": 0}, pd.DataFrame(), metrics, pd.DataFrame())
+        >>> scores_by_seed([run]).loc["seed 0"].tolist()
+        [0.8, 0.7, 0.9]
+    """
     rows = {f"seed {run.info['seed']}": run.metrics[part][score] for run in runs}
     return pd.DataFrame.from_dict(rows, orient="index")[["value", "low", "high"]]
 
@@ -396,8 +596,15 @@ def scores_by_seed(
 def reference_scores(course: Course) -> dict[str, float]:
     """Balanced accuracies that a model is held against, as far as this corpus knows them.
 
-    "chance" always; "best possible" of a simulated corpus; "best baseline", chosen on validation
-    and scored on test, once baselines.csv is written.
+    Args:
+        course: Whose corpus it is.
+
+    Returns:
+        "chance" always; "best possible" of a simulated corpus; "best baseline", chosen on
+        validation and scored on test, once baselines.csv is written.
+
+    Raises:
+        CorpusError: The record of a simulated corpus is damaged.
     """
     lines = {"chance": 1 / len(CLASS_NAMES)}
     if made := corpus_info(course.root):

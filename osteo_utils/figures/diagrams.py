@@ -63,12 +63,19 @@ _VECTOR_KINDS: Final = {
 
 @dataclass
 class Stage:
-    """The layers that work on maps of about one size."""
+    """The layers that work on maps of about one size.
+
+    Attributes:
+        side: Height and width of the maps that leave it.
+        channels: How many maps leave it.
+        calls: Its layers, in the order of computation.
+        final: Whether side and channels are those of a layer that all ways pass.
+    """
 
     side: tuple[int, int]
     channels: int
     calls: list[Call] = field(default_factory=list)
-    final: bool = False  # whether side and channels are those of a layer that all ways pass
+    final: bool = False
 
     @property
     def size(self) -> str:
@@ -84,41 +91,81 @@ class Stage:
 
 @dataclass
 class Outline:
-    """A network in short: what goes in, one row of stages a branch, the vectors at the end."""
+    """A network in short: what goes in, one row of stages a branch, the vectors at the end.
+
+    Attributes:
+        image: What goes in.
+        rows: Stages of each branch, from the image on.
+        tails: Vectors of each row alone, where there are several rows.
+        tail: Vectors of the only row, or after the rows have met.
+        parameters: Of the whole network.
+    """
 
     image: Stage
     rows: list[list[Stage]]
-    tails: list[list[Call]]  # vectors of each row alone, where there are several
-    tail: list[Call]  # vectors of the only row, or after the rows have met
+    tails: list[list[Call]]
+    tail: list[Call]
     parameters: int
 
     def share(self, counted: Iterable[Call]) -> float:
-        """Part of all parameters that is in these layers."""
+        """Part of all parameters that is in these layers.
+
+        Args:
+            counted: Calls of the layers.
+
+        Returns:
+            The share, 0 to 1.
+        """
         return sum(map(_parameters, counted)) / max(1, self.parameters)
 
 
 @dataclass
 class Sheet:
-    """Where a drawing is made: axes in inches, and the space for lines and between columns."""
+    """Where a drawing is made: axes in inches, and the space for lines and between columns.
+
+    Attributes:
+        ax: The axes.
+        net: What is drawn.
+        lines: Of text under the fullest slab.
+        gap: Between two columns, in inches.
+        row_height: In inches.
+    """
 
     ax: Axes
     net: Outline
-    lines: int  # of text under the fullest slab
+    lines: int
     gap: float
     row_height: float
 
     def base(self, top: float) -> float:
-        """Height of the base line of a row that begins at `top`."""
+        """Height of the base line of a row.
+
+        Args:
+            top: Height at which the row begins, in inches.
+
+        Returns:
+            The height, in inches.
+        """
         return top - _TALLEST * (1 + _SLANT / 2) - 0.1
 
 
 def stage_diagram(model: keras.Model) -> tuple[Figure, str]:
-    """The network as a row of slabs, one for each size of its maps, and the alternative text.
+    """The network as a row of slabs, one for each size of its maps.
 
     The height of a slab goes with the square root of the maps' side, its width with the logarithm
     of their number. Below: what leaves the slab, its layers, and their share of all parameters.
     Branches that meet only after their maps have been pooled away (late fusion) are drawn as rows
-    that join. Raises `ValueError` for a model without feature maps.
+    that join.
+
+    Args:
+        model: A flat model with feature maps.
+
+    Returns:
+        The figure and its alternative text.
+
+    Raises:
+        ValueError: The model has no feature maps, `cost.calls` does not take it, or `cost.kernels`
+            does not know one of its layers.
     """
     net = outline(model)
     columns = 2 + max(map(len, net.rows)) + any(map(bool, net.tails))
@@ -164,7 +211,23 @@ def _draw_outline(sheet: Sheet, height: float) -> None:
 
 
 def outline(model: keras.Model) -> Outline:
-    """Group the layers of a flat model into stages; `ValueError` where there are no maps."""
+    """Group the layers of a flat model into stages.
+
+    Args:
+        model: A flat model with feature maps.
+
+    Returns:
+        The network in short.
+
+    Raises:
+        ValueError: As in `stage_diagram`.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(4, 3, padding="same")])
+        >>> model.add(layers.MaxPooling2D())
+        >>> [stage.size for stage in outline(model).rows[0]]
+        ['8×8×4', '4×4×4']
+    """
     found = calls(model)
     maps = {call.index for call in found if len(call.output) == 3}
     ends = sorted(maps - {p for call in found if call.index in maps for p in call.parents})
@@ -359,7 +422,14 @@ def _heaviest(net: Outline) -> str:
 
 @dataclass
 class Box:
-    """A layer, with the normalisation and activation that follow it alone."""
+    """A layer, with the normalisation and activation that follow it alone.
+
+    Attributes:
+        calls: The layer, then those that follow.
+        parents: Places of the boxes that feed it.
+        depth: Of its row, 0 at the top.
+        x: Its middle, in inches.
+    """
 
     calls: list[Call]
     parents: list[int] = field(default_factory=list)
@@ -404,10 +474,20 @@ _SWEEPS: Final = 12
 
 
 def graph_diagram(model: keras.Model) -> tuple[Figure, str]:
-    """Every layer of a small model as boxes and arrows from top to bottom, and the alt text.
+    """Every layer of a small model as boxes and arrows from top to bottom.
 
-    Each box has the layer's kind, its main settings and the shape of its output; normalisation
-    and activation stand in the box of the layer that feeds them alone. For up to about 40 layers.
+    Each box has the layer's kind, its main settings and the shape of its output; normalisation and
+    activation stand in the box of the layer that feeds them alone.
+
+    Args:
+        model: A functional or built sequential model of up to about 40 layers.
+
+    Returns:
+        The figure and its alternative text.
+
+    Raises:
+        ValueError: `cost.calls` does not take the model, or `cost.kernels` does not know one of its
+            layers.
     """
     boxes = _boxes(calls(model))
     bands, edges = _bands(boxes)
@@ -431,7 +511,19 @@ def graph_diagram(model: keras.Model) -> tuple[Figure, str]:
 
 
 def describe(call: Call) -> str:
-    """Kind and main settings of a layer in a few words, such as `Conv2D 64, 3×3, /2`."""
+    """Kind and main settings of a layer in a few words.
+
+    Args:
+        call: Of the layer.
+
+    Returns:
+        The words.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(64, 3, strides=2)])
+        >>> describe(calls(model)[1])
+        'Conv2D 64, 3×3, /2'
+    """
     layer = call.layer
     kind = type(layer).__name__
     if isinstance(layer, layers.InputLayer):
@@ -474,7 +566,18 @@ def _settings(layer: Any) -> str:  # noqa: ANN401
 
 
 def shape_text(shape: Shape) -> str:
-    """`35×35×192`; an open side is `?`."""
+    """A shape as text.
+
+    Args:
+        shape: Sides, without the batch; None for an open one, which is written "?".
+
+    Returns:
+        The sides with × between them.
+
+    Example:
+        >>> shape_text((35, 35, 192)), shape_text((None, 64))
+        ('35×35×192', '?×64')
+    """
     return "×".join("?" if side is None else f"{side:,}" for side in shape)
 
 

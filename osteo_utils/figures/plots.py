@@ -40,11 +40,22 @@ def set_style() -> None:
 
 
 def show(fig: Figure, alt: str) -> None:
-    """Display a figure as an HTML image that carries `alt`, then close it.
+    """Display a figure as an HTML image that carries an alternative text, then close it.
 
-    `alt` states the finding in a sentence or two and may be computed from the run. Raises
-    `ValueError` where it is missing or merely names a file. The image travels inside the
-    output, so it is the same in Colab, JupyterLab and the built book.
+    The image travels inside the output, so it is the same in Colab, JupyterLab and the built book.
+
+    Args:
+        fig: The figure.
+        alt: States the finding in a sentence or two and may be computed from the run.
+
+    Raises:
+        ValueError: The alternative text has fewer than four words, as the name of a file.
+
+    Example:
+        >>> show(plt.figure(), "fig.png")
+        Traceback (most recent call last):
+        ...
+        ValueError: alt text: expected a sentence that says what the figure shows, found 'fig.png'
     """
     if len(alt.split()) < 4:
         raise ValueError(
@@ -74,7 +85,25 @@ def _webp(fig: Figure) -> bytes:
 def image_grid(
     images: Images, titles: Sequence[str], columns: int = 6, side: float = 1.7
 ) -> Figure:
-    """Grey images (uint8, one shared 0..255 scale) in rows, a title above each."""
+    """Grey images in rows, all on one scale from 0 to 255, a title above each.
+
+    Args:
+        images: uint8, each of shape (h, w) or (h, w, 1).
+        titles: One for each image.
+        columns: Images in a row, at most.
+        side: Of an image on the page, in inches.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: There are not as many titles as images.
+
+    Example:
+        >>> films = np.zeros((5, 8, 8), np.uint8)
+        >>> len(image_grid(films, ["a", "b", "c", "d", "e"], columns=3).axes)  # 2 rows of 3
+        6
+    """
     fig, axes = _tiles(len(images), columns, side)
     for ax, image, title in zip(axes, images, titles, strict=True):
         ax.imshow(np.squeeze(image), cmap="gray", vmin=0, vmax=255)
@@ -93,8 +122,22 @@ def cam_grid(
 ) -> Figure:
     """Saliency maps over their images, all maps on one scale from zero to the largest value.
 
-    `maps` are raw and may be coarser than the images; they are stretched over them bilinearly. A
-    NaN map is left out; `CamError` if all are.
+    Args:
+        images: uint8, each of shape (h, w) or (h, w, 1).
+        maps: Raw, one for each image; they may be coarser than the images and are stretched over
+            them bilinearly. A NaN map is left out.
+        titles: One for each image.
+        columns: Images in a row, at most.
+        side: Of an image on the page, in inches.
+        opacity: Of the maps, 0 to 1.
+        cmap: Name of the Matplotlib colormap.
+
+    Returns:
+        The figure.
+
+    Raises:
+        CamError: All maps are NaN.
+        ValueError: There are not as many titles or maps as images.
     """
     from osteo_utils.saliency.gradcam import shared_limit  # brings TensorFlow
 
@@ -128,7 +171,16 @@ def _tiles(count: int, columns: int, side: float) -> tuple[Figure, list[Axes]]:
 
 
 def confusion_matrix(matrix: npt.NDArray[Any], title: str = "", ax: Axes | None = None) -> Figure:
-    """Counts, with the share of each true class behind them as shade; rows are the truth."""
+    """Counts, with the share of each true class behind them as shade; rows are the truth.
+
+    Args:
+        matrix: Integers, shape (3, 3), as `evaluate.confusion` gives them.
+        title: Above the matrix.
+        ax: Where it is drawn; by default in a figure of its own.
+
+    Returns:
+        The figure.
+    """
     ax = ax or plt.subplots(figsize=(4.2, 3.6), layout="constrained")[1]
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     text = np.array(
@@ -159,9 +211,23 @@ def confusion_matrix(matrix: npt.NDArray[Any], title: str = "", ax: Axes | None 
 def intervals(
     table: pd.DataFrame, xlabel: str, lines: dict[str, float] | None = None, ax: Axes | None = None
 ) -> Figure:
-    """Dot and whisker for every row of a table with the columns value, low and high.
+    """Dot and whisker for every row of a table.
 
-    `lines` draws labelled vertical references such as chance or the best possible score.
+    Args:
+        table: Columns value, low and high; the index names the rows.
+        xlabel: What the values are.
+        lines: Labelled vertical references such as chance or the best possible score, by name; of
+            more than three the first three are drawn.
+        ax: Where it is drawn; by default in a figure of its own.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> table = pd.DataFrame({"value": [0.8], "low": [0.7], "high": [0.9]}, index=["VGG16"])
+        >>> axes = intervals(table, "accuracy", {"chance": 0.33}).axes[0]
+        >>> axes.get_legend().get_texts()[0].get_text()
+        'chance 0.33'
     """
     ax = ax or plt.subplots(figsize=(6.4, 0.9 + 0.34 * len(table)), layout="constrained")[1]
     rows = np.arange(len(table))[::-1]
@@ -180,7 +246,18 @@ def intervals(
 
 
 def reliability(table: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Figure:
-    """Reliability diagram: observed accuracy over stated confidence, marker area by count."""
+    """Reliability diagram: observed accuracy over stated confidence, marker area by count.
+
+    The axis of confidence begins at 0.3: the largest of three probabilities is never below 1/3.
+
+    Args:
+        table: What `evaluate.reliability` gives; empty bins are left out.
+        title: Above the diagram.
+        ax: Where it is drawn; by default in a figure of its own.
+
+    Returns:
+        The figure.
+    """
     ax = ax or plt.subplots(figsize=(4.0, 3.8), layout="constrained")[1]
     filled = table[table["count"] > 0]
     area = 12 + 180 * filled["count"] / filled["count"].sum()
@@ -201,7 +278,16 @@ def reliability(table: pd.DataFrame, title: str = "", ax: Axes | None = None) ->
 def roc_curves(
     labels: npt.NDArray[Any], probabilities: npt.NDArray[Any], title: str = ""
 ) -> Figure:
-    """One-against-the-rest receiver operating characteristic of each class, with its area."""
+    """One-against-the-rest receiver operating characteristic of each class, with its area.
+
+    Args:
+        labels: True classes, integers 0 to 2, shape (n,).
+        probabilities: Shape (n, 3), in the order of `CLASS_NAMES`.
+        title: Above the curves.
+
+    Returns:
+        The figure.
+    """
     from sklearn.metrics import roc_auc_score, roc_curve
 
     fig, ax = plt.subplots(figsize=(4.2, 3.9), layout="constrained")
@@ -223,9 +309,17 @@ def roc_curves(
 
 
 def run_report(runs: Sequence[Run], lines: dict[str, float]) -> tuple[Figure, str]:
-    """Test part of a model's runs in one figure, and its alt text.
+    """Test part of a model's runs in one figure.
 
-    Balanced accuracy of every seed against `lines`; confusion matrix and reliability of the first.
+    Balanced accuracy of every seed against reference lines; confusion matrix and reliability of the
+    first.
+
+    Args:
+        runs: Of one model, at least one.
+        lines: Name to score, as `course.reference_scores` gives them.
+
+    Returns:
+        The figure and its alternative text.
     """
     test = runs[0].predictions.query("part == 'test'")
     p, labels = probabilities(test), test["label"].to_numpy()
@@ -259,5 +353,9 @@ def _figure(ax: Axes) -> Figure:
 
 
 def say(markdown: str) -> None:
-    """Show a sentence as text of the page: for prose that states what this very run measured."""
+    """Show a sentence as text of the page: for prose that states what this very run measured.
+
+    Args:
+        markdown: The sentence, in Markdown.
+    """
     display(Markdown(markdown))

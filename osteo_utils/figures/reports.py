@@ -47,11 +47,23 @@ _SEED_STYLES: Final = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), (
 
 
 def show_training(course: Course, model: str) -> list[Run]:
-    """Read or train every seed of `model` and show what came of it; returns the runs.
+    """Read or train every seed of a model and show what came of it.
 
     Shown: a table of the runs, learning curves of all seeds, scores by class of the first seed,
     test scores against the reference lines with confusion matrix and reliability, and how far the
     mean over the seeds is from chance, the best baseline and the best possible score.
+
+    Args:
+        course: In which it is trained.
+        model: Name of the architecture.
+
+    Returns:
+        A run for each seed.
+
+    Raises:
+        ValueError: No architecture has this name.
+        RunError: As `course.train_model` raises it.
+        SplitError: As `course.split` raises it.
     """
     runs = train_seeds(course, model)
     title = get_architecture(model).title
@@ -72,15 +84,28 @@ def _show_table(table: pd.DataFrame, caption: str) -> None:
 
 
 def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row for each run: seed, size, parameters, epochs, time, precision and device."""
+    """A row for each run: what was trained, how long and on what.
+
+    Args:
+        runs: Finished runs.
+
+    Returns:
+        Columns seed, pixels, parameters, epochs, best epoch, seconds, precision and device.
+    """
     rows = [{title: run.info[key] for key, title in _TITLES.items()} for run in runs]
     return pd.DataFrame(rows)
 
 
 def seed_curves(runs: Sequence[Run]) -> tuple[Figure, str]:
-    """Training loss, validation loss and validation accuracy of every seed, and the alt text.
+    """Training loss, validation loss and validation accuracy of every seed.
 
     Stars mark the epochs that were kept; a vertical line is where fine-tuning began.
+
+    Args:
+        runs: Of one model, at least one.
+
+    Returns:
+        The figure and its alternative text.
     """
     fig, axes = plt.subplots(1, 3, figsize=(9.6, 3.1), layout="constrained")
     columns = {"loss": "training loss", "val_loss": "validation loss"}
@@ -151,8 +176,14 @@ def _beside(mean: float, name: str, value: float) -> str:
 def classification_table(run: Run, part: str = "test") -> pd.DataFrame:
     """Precision, recall, F1 and support of each class of one part, with interval ends.
 
-    Rows in the order of `CLASS_NAMES`; columns `precision`, `precision_low`, `precision_high`,
-    ..., `support`. A score that the part cannot tell is NaN.
+    Args:
+        run: A finished run.
+        part: "validation" or "test".
+
+    Returns:
+        Rows in the order of `CLASS_NAMES`; columns `precision`, `precision_low`, `precision_high`,
+        the same of `recall` and `f1`, and `support`, the films of the class. A score that the part
+        cannot tell is NaN.
     """
     support = run.predictions.loc[run.predictions["part"] == part, "label"].value_counts()
     rows = {}
@@ -185,12 +216,22 @@ def _readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def show_examples(course: Course, run: Run, count: int = 3) -> pd.DataFrame:
-    """Test films that `run` calls most surely right, most surely wrong, and least surely.
+    """Test films that a run calls most surely right, most surely wrong, and least surely.
 
-    Each film stands beside its Grad-CAM for the called class, all maps raw and on one scale; a
-    film whose map is flat (nothing speaks for the class it was called) is shown without and
-    counted. Returns the rows of the films: kind, path, label, called, confidence, peak of the map.
-    Raises `RunError` for a run on another split than the course's.
+    Each film stands beside its Grad-CAM for the called class, all maps raw and on one scale; a film
+    whose map is flat (nothing speaks for the class it was called) is shown without and counted.
+
+    Args:
+        course: On whose split the run was trained.
+        run: The run; of a fusion the maps are those of the first member.
+        count: Films of each kind, at most.
+
+    Returns:
+        What `choose_examples` gives, with a column peak: the largest value of the map, NaN where it
+        is flat.
+
+    Raises:
+        RunError: The run is on another split than the course's, or damaged.
     """
     films = _test_films(course, run)
     chosen = choose_examples(run, count)
@@ -215,9 +256,23 @@ def _test_films(course: Course, run: Run) -> npt.NDArray[np.uint8]:
 
 
 def choose_examples(run: Run, count: int = 3) -> pd.DataFrame:
-    """Up to `count` test films of each kind (right, wrong, unsure), none twice.
+    """Test films of each kind (right, wrong, unsure), none twice.
 
-    The index is the film's place in the test part; columns kind, path, label, called, confidence.
+    Args:
+        run: A finished run.
+        count: Films of each kind, at most.
+
+    Returns:
+        The index is the film's place in the test part; columns path, label, called, confidence and
+        kind.
+
+    Example:
+        >>> from pathlib import Path
+        >>> films = {"path": ["a.png", "b.png"], "part": "test", "label": [0, 2]}
+        >>> p = {"p_normal": [0.9, 0.6], "p_osteopenia": [0.1, 0.3], "p_osteoporosis": [0.0, 0.1]}
+        >>> run = Run(Path(), {}, pd.DataFrame(films | p), {}, pd.DataFrame())
+        >>> choose_examples(run, count=1)[["path", "called", "kind"]].to_numpy().tolist()
+        [['a.png', 0, 'right'], ['b.png', 0, 'wrong']]
     """
     test = run.predictions[run.predictions["part"] == "test"].reset_index(drop=True)
     p = probabilities(test)
@@ -238,7 +293,17 @@ def maps_or_none(
     target: npt.NDArray[np.int64],
     layer: str | None = None,
 ) -> list[npt.NDArray[np.float32] | None]:
-    """The raw Grad-CAM of every image for its target, None where the map is flat."""
+    """The raw Grad-CAM of every image for its target, None where the map is flat.
+
+    Args:
+        model: A network of the course.
+        images: uint8, shape (n, size, size, 1).
+        target: Class of each image, 0 to 2, shape (n,).
+        layer: Whose maps are weighed; by default the one that `gradcam.grad_cam` takes.
+
+    Returns:
+        A map for each image, shape (h, w), or None.
+    """
     from osteo_utils.saliency.gradcam import CamWarning, grad_cam
 
     with warnings.catch_warnings():
@@ -340,7 +405,13 @@ def _examples_text(run: Run, chosen: pd.DataFrame, layer: str) -> str:
 
 
 class MapColumn(NamedTuple):
-    """One column of `map_table`: raw maps (n, h, w), all NaN where flat, a caption for each."""
+    """One column of `map_table`.
+
+    Attributes:
+        title: Above it.
+        maps: Raw, shape (n, h, w), all NaN where flat.
+        captions: One for each map.
+    """
 
     title: str
     maps: npt.NDArray[np.floating[Any]]
@@ -354,11 +425,23 @@ def map_table(
     unit: str = "",
     side: float = 1.2,
 ) -> Figure:
-    """The same films (n, H, W) under several maps: a row a film, its title at the left.
+    """The same films under several maps: a row a film, its title at the left.
 
-    Each column has a scale of its own, from 0 to its largest value, which stands above it; where
-    a `unit` is given there is one scale for all, in that unit. A flat map is said in words. `side`
-    of a film in inches.
+    Each column has a scale of its own, from 0 to its largest value, which stands above it; where a
+    unit is given there is one scale for all, in that unit. A flat map is said in words.
+
+    Args:
+        films: uint8, shape (n, H, W).
+        columns: The maps of these films.
+        rows: A title for each film.
+        unit: Of the one scale; "" for a scale for each column.
+        side: Of a film on the page, in inches.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: There are not as many titles, maps or captions as films.
     """
     size = ((len(columns) + 1) * side + 0.8, len(films) * side * 1.3 + 0.2)
     fig, grid = plt.subplots(
@@ -410,7 +493,18 @@ def _draw_column(
 
 
 def show_cost(models: Mapping[str, "keras.Model"], batch_size: int = 8) -> pd.DataFrame:
-    """Show `cost.cost_table` of the models in readable units, and return it."""
+    """Show `cost.cost_table` of the models in readable units.
+
+    Args:
+        models: Name to model, as `cost.cost_table` takes them.
+        batch_size: Images in a batch when the time is measured.
+
+    Returns:
+        The table of `cost.cost_table`, in its own units.
+
+    Raises:
+        ValueError: The cost of a model cannot be told, see `cost.multiply_adds`.
+    """
     from osteo_utils.networks.cost import cost_table
 
     table = cost_table(models, batch_size)
