@@ -49,19 +49,42 @@ CORPUS_VERSION: Final = 3  # raise it when the same settings give other files
 
 @dataclass(frozen=True)
 class Population:
-    """True T-scores: normal, clipped; the label comes from a measurement with normal error."""
+    """True T-scores, normal and clipped; the label comes from a measurement with normal error.
+
+    Attributes:
+        mean: Of the normal distribution, in standard deviations of healthy young adults.
+        sd: Standard deviation of it.
+        lowest: What lower T-scores are clipped to.
+        highest: What higher T-scores are clipped to.
+        error: Standard deviation of the measured T-score around the true one.
+    """
 
     mean: float = -1.6
     sd: float = 1.5
     lowest: float = -5.0
     highest: float = 3.0
-    error: float = 0.25  # standard deviation of the measured T-score around the true one
+    error: float = 0.25
 
 
 def corpus_info(root: Path) -> dict[str, Any]:
-    """What the maker of a simulated corpus wrote down, {} for any other; `CorpusError`.
+    """What the maker of a simulated corpus wrote down.
 
-    Without truth.csv beside it, a file of that name is another program's.
+    Without truth.csv beside it, a corpus.json is another program's.
+
+    Args:
+        root: Folder of the corpus.
+
+    Returns:
+        Content of corpus.json; {} for any other corpus.
+
+    Raises:
+        CorpusError: The file cannot be read, or lacks the score that is best possible.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as root:
+        ...     corpus_info(Path(root))
+        {}
     """
     file = root / "corpus.json"
     if not (file.is_file() and (root / "truth.csv").is_file()):
@@ -85,13 +108,26 @@ def make_simulated(
     faults: bool = True,
     workers: int | None = None,
 ) -> Path:
-    """Make a corpus of phantom knees, two for each patient, `size` pixels square.
+    """Make a corpus of phantom knees, two for each patient.
 
     Beside the images: metadata.csv (what a hospital would export; copies look like new patients),
-    truth.csv, masks/<path>.png (bit i = phantom.MASKS[i]) and corpus.json. `faults` plants copies
-    of each kind of FAULTS. The same arguments give the same bytes, whatever the number of
-    `workers` (processes; None: as many as cores, one for a small corpus). A whole corpus made
-    with the same settings is returned as it is; anything else at `root` raises `CorpusError`.
+    truth.csv, `masks/<path>.png` (bit i = phantom.MASKS[i]) and corpus.json. The same arguments
+    give the same bytes with the same packages, whatever the number of workers.
+
+    Args:
+        root: Folder of the corpus. A whole corpus made with the same settings is returned as it is.
+        patients: How many there are, at least 10.
+        size: Side of the images in pixels, at least 32.
+        seed: Of everything that is drawn.
+        faults: Whether copies of each kind of `FAULTS` are planted.
+        workers: Number of processes; None for as many as there are cores, or one for a small
+            corpus.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CorpusError: There are fewer patients or pixels, or anything else is at `root`.
     """
     root = Path(root)
     if patients < 10 or size < 32:
@@ -116,6 +152,12 @@ def best_possible(population: Population | None = None) -> dict[str, float]:
     Osteopenia is the rest. Accuracy is E[max_c P(c | T)]. Balanced accuracy weighs each class c
     by its prior p_c: E[max_c P(c | T) / p_c] / 3. Expectations by the midpoint rule over a
     million quantiles of T, which takes the clipped ends as they are.
+
+    Args:
+        population: The usual one if none is given.
+
+    Returns:
+        `accuracy` and `balanced_accuracy`, 0 to 1.
     """
     population = population or Population()
     t = _t_scores((np.arange(1_000_000) + 0.5) / 1_000_000, population)
@@ -127,11 +169,19 @@ def best_possible(population: Population | None = None) -> dict[str, float]:
 
 
 def read_truth(root: Path | str) -> pd.DataFrame:
-    """truth.csv of a simulated corpus, a row for each file; `CorpusError` for any other corpus.
+    """truth.csv of a simulated corpus.
 
-    `t_score` is the truth, `label_index` the class of `measured_t_score`; `fault` one of FAULTS or
-    "", `source` the file it was copied from, `fault_detail` how. `patient`, `side` and the facts
-    of the simulation are those of the source; `relabelled` says the folder's class is wrong.
+    Args:
+        root: Folder of the corpus.
+
+    Returns:
+        A row for each file. `t_score` is the truth, `label_index` the class of `measured_t_score`;
+        `fault` one of `FAULTS` or "", `source` the file it was copied from, `fault_detail` how.
+        `patient`, `side` and the facts of the simulation are those of the source; `relabelled` says
+        the folder's class is wrong.
+
+    Raises:
+        CorpusError: It is another corpus.
     """
     if not (table := Path(root) / "truth.csv").is_file():
         raise CorpusError(table, "a simulated corpus", "no such file", "Real sets have no truth.")
@@ -139,7 +189,27 @@ def read_truth(root: Path | str) -> pd.DataFrame:
 
 
 def read_mask(root: Path | str, path: str) -> dict[str, npt.NDArray[np.bool_]]:
-    """Masks (height, width) of one file of a simulated corpus, by the names of phantom.MASKS."""
+    """Masks of one file of a simulated corpus.
+
+    Args:
+        root: Folder of the corpus.
+        path: Of the file, below `root`.
+
+    Returns:
+        Masks by the names of `phantom.MASKS`, shape (height, width) each.
+
+    Raises:
+        CorpusError: There is no mask of such a file.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as root:
+        ...     Path(root, "masks").mkdir()
+        ...     Image.fromarray(np.uint8([[0, 1, 4]])).save(Path(root, "masks", "1.png.png"))
+        ...     found = read_mask(root, "1.png")
+        >>> found["joint"].tolist(), found["trabecular"].tolist(), found["cortex"].tolist()
+        ([[False, True, False]], [[False, False, False]], [[False, False, True]])
+    """
     from osteo_utils.phantom import MASKS
 
     if not (mask := Path(root) / "masks" / f"{path}.png").is_file():

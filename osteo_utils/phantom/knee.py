@@ -66,10 +66,31 @@ _CANCELLOUS = {-130: 0.05, -85: 0.1, -60: 0.6, -40: 1, 30: 1, 50: 0.6, 75: 0.12,
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What both knees of a patient share, independent of the T-score; lengths in mm."""
+    """What both knees of a patient share, independent of the T-score.
+
+    Places are measured from mid-joint. All lengths but the width of the condyles and the joint
+    space are those of a knee with condyles 80 mm wide.
+
+    Attributes:
+        condyle_width: Of the femur, mm.
+        shaft: Width of the shafts relative to the usual one.
+        joint_space: Its height, mm.
+        spine_height: Of the tibial spines, mm.
+        notch_depth: Of the femur, mm.
+        fibula_x: Axis of the fibula, mm sideways.
+        fibula_y: How far the fibula lies lower than usual, mm.
+        patella_width: Its diameter, mm.
+        patella_y: Centre of the patella, mm downwards.
+        valgus: Lateral tilt of the femoral shaft, mm per mm.
+        scar: Of the growth plates, mm of bone.
+        cortex: Biological factor around the thickness of the cortex that the T-score predicts.
+        vertical: The same around the volume of the vertical trabeculae.
+        horizontal: The same around the volume of the horizontal trabeculae.
+        spacing: Of the visible trabeculae, relative to `SPACING_MM`.
+    """
 
     condyle_width: float = 80.0
-    shaft: float = 1.0  # width of the shafts relative to the tables above
+    shaft: float = 1.0
     joint_space: float = 5.0
     spine_height: float = 4.0
     notch_depth: float = 6.0
@@ -77,54 +98,91 @@ class Anatomy:
     fibula_y: float = 0.0
     patella_width: float = 42.0
     patella_y: float = -36.0
-    valgus: float = 0.06  # lateral tilt of the femoral shaft, mm per mm
-    scar: float = 0.6  # of the growth plates, mm of bone
-    cortex: float = 1.0  # biological factors around what the T-score predicts
+    valgus: float = 0.06
+    scar: float = 0.6
+    cortex: float = 1.0
     vertical: float = 1.0
     horizontal: float = 1.0
-    spacing: float = 1.0  # of the visible trabeculae
+    spacing: float = 1.0
 
 
 @dataclass(frozen=True)
 class Setting:
-    """All nuisance of one exposure: position, technique, processing, collimation, side marker."""
+    """All nuisance of one exposure: position, technique, processing, collimation, side marker.
 
-    side: str = "L"  # "L" or "R": fibula on the right or on the left of the image
-    rotation_deg: float = 0.0  # of the leg in the image, mirrored with the side
+    Attributes:
+        side: "L" or "R", with the fibula on the right or on the left of the image.
+        rotation_deg: Of the leg in the image, degrees, mirrored with the side.
+        internal_rotation_deg: Of the leg about its axis, degrees.
+        scale: Magnification: at 1 the image shows `FIELD_MM` of the knee from side to side.
+        shift_x_mm: Of the knee towards the fibula, mm of the knee.
+        shift_y_mm: Of the knee downwards, mm of the knee.
+        soft_tissue: Relative width of the leg.
+        fat_mm: Thickness of the fat, mm.
+        leg_shift_mm: Of the leg about its bones, mm.
+        kvp: Tube voltage, kV.
+        exposure: Quanta relative to the usual dose.
+        noise: Of the detector, relative.
+        blur_mm: Standard deviation of the blur, mm of the image.
+        scatter: Scattered over primary intensity.
+        heel: Fall of log-intensity from top to bottom of the field.
+        latitude: Share of the slow grey-level range taken out by the processing, 0 to 1.
+        sharpness: Edge enhancement of the processing.
+        brightness: Of the display curve, in shares of the whole range.
+        contrast: Of the display curve, relative.
+        collimation_medial_mm: Width of this black border, mm, 0 for none.
+        collimation_lateral_mm: Width of this black border, mm, 0 for none.
+        collimation_top_mm: Width of this black border, mm, 0 for none.
+        collimation_bottom_mm: Width of this black border, mm, 0 for none.
+        collimation_deg: Rotation of the borders, degrees.
+        marker_style: One of `MARKER_STYLES`.
+        marker_x: Centre of the marker, fraction of the image from the lateral edge.
+        marker_y: Centre of the marker, fraction of the image from the top.
+        marker_size: Fraction of the image.
+    """
+
+    side: str = "L"
+    rotation_deg: float = 0.0
     internal_rotation_deg: float = 0.0
     scale: float = 1.0
     shift_x_mm: float = 0.0
     shift_y_mm: float = 0.0
-    soft_tissue: float = 1.0  # relative width of the leg
+    soft_tissue: float = 1.0
     fat_mm: float = 7.0
-    leg_shift_mm: float = 0.0  # of the leg about its bones
+    leg_shift_mm: float = 0.0
     kvp: float = 62.0
-    exposure: float = 1.0  # quanta relative to the usual dose
-    noise: float = 1.0  # of the detector, relative
+    exposure: float = 1.0
+    noise: float = 1.0
     blur_mm: float = 0.3
-    scatter: float = 0.12  # scattered over primary intensity
-    heel: float = 0.0  # fall of log-intensity from top to bottom of the field
-    latitude: float = 0.5  # share of the slow grey-level range taken out by the processing
-    sharpness: float = 0.7  # edge enhancement of the processing
-    brightness: float = 0.0  # of the display curve
+    scatter: float = 0.12
+    heel: float = 0.0
+    latitude: float = 0.5
+    sharpness: float = 0.7
+    brightness: float = 0.0
     contrast: float = 1.0
-    collimation_medial_mm: float = 0.0  # width of each black border, 0 for none
+    collimation_medial_mm: float = 0.0
     collimation_lateral_mm: float = 0.0
     collimation_top_mm: float = 0.0
     collimation_bottom_mm: float = 0.0
     collimation_deg: float = 0.0
-    marker_style: str = "none"  # one of MARKER_STYLES
-    marker_x: float = 0.1  # centre, fraction of the image from the lateral edge
+    marker_style: str = "none"
+    marker_x: float = 0.1
     marker_y: float = 0.1
-    marker_size: float = 0.06  # fraction of the image
+    marker_size: float = 0.06
 
 
 @dataclass(frozen=True)
 class Radiograph:
-    """A phantom radiograph, its truth by pixel and its truth in numbers."""
+    """A phantom radiograph, its truth by pixel and its truth in numbers.
 
-    image: npt.NDArray[np.uint8]  # (size, size), bright = bone
-    masks: dict[str, Mask]  # keys MASKS, each (size, size)
+    Attributes:
+        image: Grey levels, shape (size, size), bright = bone.
+        masks: By the names of `MASKS`, shape (size, size) each.
+        facts: The T-score, `bone_truth` of it, and every field of its anatomy and setting.
+    """
+
+    image: npt.NDArray[np.uint8]
+    masks: dict[str, Mask]
     facts: dict[str, float | str | bool]
 
 
@@ -144,7 +202,19 @@ _EDGES = ("medial", "lateral", "top", "bottom")
 
 
 def sample_anatomy(rng: np.random.Generator) -> Anatomy:
-    """Draw the build of one patient, independent of the T-score."""
+    """Draw the build of one patient, independent of the T-score.
+
+    Args:
+        rng: Source of the draws.
+
+    Returns:
+        Each length and factor from a normal distribution about the usual one, clipped at 2.2
+        standard deviations.
+
+    Example:
+        >>> 70 < sample_anatomy(np.random.default_rng(0)).condyle_width < 90  # 80 and 2.2 x 4.5 mm
+        True
+    """
     z = rng.standard_normal(len(_ANATOMY_SD)).clip(-2.2, 2.2).tolist()
     usual = Anatomy()
     spread = zip(_ANATOMY_SD.items(), z, strict=True)
@@ -152,7 +222,22 @@ def sample_anatomy(rng: np.random.Generator) -> Anatomy:
 
 
 def sample_setting(rng: np.random.Generator, side: str | None = None) -> Setting:
-    """Draw the nuisance of one exposure, independent of the T-score; `side` "L", "R" or drawn."""
+    """Draw the nuisance of one exposure, independent of the T-score.
+
+    Args:
+        rng: Source of the draws.
+        side: "L" or "R"; drawn if none is given.
+
+    Returns:
+        The setting.
+
+    Raises:
+        ValueError: The side is another.
+
+    Example:
+        >>> sample_setting(np.random.default_rng(0), side="R").side
+        'R'
+    """
     if side not in (None, "L", "R"):
         raise ValueError(f"side: expected 'L' or 'R', found {side!r}")
     drawn: dict[str, Any] = {k: rng.uniform(*r) for k, r in _SETTING_RANGE.items()}
@@ -171,11 +256,29 @@ def simulate_knee(
     setting: Setting | None = None,
     anatomy: Anatomy | None = None,
 ) -> Radiograph:
-    """Simulate an antero-posterior radiograph of one knee, `size` pixels square.
+    """Simulate an antero-posterior radiograph of one knee.
 
     The same `rng` state, setting and anatomy give the same knee at any T-score and any size: only
-    the bone changes, or only the sampling. What is not given is drawn from `rng`. Raises
-    `ValueError` for a T-score outside T_SCORE_RANGE or a size that is no integer of at least 32.
+    the bone changes, or only the sampling.
+
+    Args:
+        t_score: In standard deviations, within `T_SCORE_RANGE`.
+        rng: Source of the trabeculae, of the noise, and of what is not given.
+        size: Side of the image in pixels, at least 32.
+        setting: Of the exposure; drawn if none is given.
+        anatomy: Of the patient; drawn if none is given.
+
+    Returns:
+        The image, its masks and its facts.
+
+    Raises:
+        ValueError: The T-score is outside, the size is no integer of at least 32, or the setting
+            has another side or marker style.
+
+    Example:
+        >>> film = simulate_knee(-2.0, np.random.default_rng(0), size=32)
+        >>> film.image.shape, film.image.dtype, sorted(film.masks), film.facts["t_score"]
+        ((32, 32), dtype('uint8'), ['cortex', 'joint', 'trabecular'], -2.0)
     """
     setting = setting or sample_setting(rng)
     anatomy = anatomy or sample_anatomy(rng)
@@ -211,7 +314,24 @@ def _check(t_score: float, size: int, setting: Setting) -> None:
 
 
 def bone_truth(t_score: float, anatomy: Anatomy) -> dict[str, float]:
-    """What the T-score means for the bone: mm of cortex, volume fractions, thresholds of loss."""
+    """What the T-score means for the bone: mm of cortex, volume fractions, thresholds of loss.
+
+    Args:
+        t_score: In standard deviations.
+        anatomy: Of the patient.
+
+    Returns:
+        `cortex_factor`, thickness of the cortex relative to a T-score of 0, and
+        `cortical_thickness_mm`, that of the femoral shaft. `vertical_fraction` and
+        `horizontal_fraction`, share of the volume that these trabeculae fill, 0 to 1.
+        `vertical_threshold` and `horizontal_threshold`, the height of standard normal noise above
+        which a trabecula is seen.
+
+    Example:
+        >>> truth = bone_truth(0.0, Anatomy())
+        >>> truth["cortical_thickness_mm"], truth["vertical_fraction"]
+        (5.0, 0.14)
+    """
     factor = float(np.exp(0.2 * t_score)) * anatomy.cortex
     return {
         "cortex_factor": factor,
