@@ -59,14 +59,32 @@ class Film(NamedTuple):
 
 
 def read_film(path: Path | str) -> Film:
-    """The film in a file on disk; `ImageError` if it cannot be read."""
+    """The film in a file on disk.
+
+    Args:
+        path: Of the file; as text it is the film's name.
+
+    Returns:
+        The film.
+
+    Raises:
+        ImageError: The file cannot be read or is no radiograph.
+    """
     return _film(read_bytes(Path(path)), str(path))
 
 
 def uploaded_film(data: bytes, name: str) -> Film:
-    """The film in the bytes of an upload; `ImageError` if they are too many or no radiograph.
+    """The film in the bytes of an upload.
 
-    Of its name the printable end is kept, to be shown; nothing is opened by it.
+    Args:
+        data: The bytes of the file, at most MAX_UPLOAD_BYTES.
+        name: Of the file; its printable end is kept, to be shown, and nothing is opened by it.
+
+    Returns:
+        The film.
+
+    Raises:
+        ImageError: They are too many or no radiograph.
     """
     name = "".join(c for c in name if c.isprintable())[-NAME_SHOWN:] or "image"
     if len(data) > MAX_UPLOAD_BYTES:
@@ -93,9 +111,16 @@ def _film(data: bytes, name: str) -> Film:
 
 
 def find_runs(root: Path | str) -> list[Path]:
-    """The folder of every finished run below `root`, sorted.
+    """Every finished run in a folder and what is below it.
 
-    `RunError` where more folders than MAX_FOLDERS would have to be looked through.
+    Args:
+        root: The folder to look through.
+
+    Returns:
+        The folders of the runs, sorted.
+
+    Raises:
+        RunError: More folders than MAX_FOLDERS would have to be looked through.
     """
     found = []
     for number, (folder, below, files) in enumerate(os.walk(root)):
@@ -146,7 +171,17 @@ class Member:
 
 
 def open_member(run: Run) -> Member:
-    """Load the network of a run and the threshold of its training films; `RunError` if damaged."""
+    """Load the network of a run and what its training films look like.
+
+    Args:
+        run: A finished run.
+
+    Returns:
+        The member.
+
+    Raises:
+        RunError: A file of the run is damaged.
+    """
     network, note = load_with_note(run)
     novelty = load_novelty(run.folder) if (run.folder / FILE).exists() else None
     return Member(run, network, novelty, map_layers(run, network), note)
@@ -183,7 +218,15 @@ class Answers(NamedTuple):
 
 
 def answer(members: Sequence[Member], images: Sequence[Grey]) -> Answers:
-    """Probabilities of grey images, and whether each is unlike the films of the training."""
+    """Ask members about films; several vote with the mean of their probabilities.
+
+    Args:
+        members: One or more.
+        images: Grey films, uint8 (height, width) each, in any size.
+
+    Returns:
+        Probabilities, votes, and whether each film is unlike those of the training.
+    """
     pixels = [member.pixels(images) for member in members]
     votes = [_predicted(member, x) for member, x in zip(members, pixels, strict=True)]
     flags = [m.novelty.is_new(x) for m, x in zip(members, pixels, strict=True) if m.novelty]
@@ -210,10 +253,20 @@ def explain(
     target: Target,
     layer: str | None = None,
 ) -> dict[str, list[SaliencyMap]]:
-    """The map of every film for a class (or one each), by branch of the network ("" if it has one).
+    """Where a member looks on films.
 
-    `layer` names another layer than the usual one. Raises `CamError` where the method cannot work
-    on the network.
+    Args:
+        member: The member.
+        images: Grey films, uint8 (height, width) each, in any size.
+        method: A key of `gradcam.METHODS`.
+        target: The class to explain, or one for each film.
+        layer: Another layer than the usual one.
+
+    Returns:
+        The map of every film, by branch of the network ("" if it has one).
+
+    Raises:
+        CamError: The method cannot work on the network or the layer.
     """
     from osteo_utils.saliency.gradcam import METHODS, CamWarning
 
@@ -229,10 +282,22 @@ def explain(
 def explain_vote(
     members: Sequence[Member], image: Grey, method: str, target: int
 ) -> list[SaliencyMap]:
-    """The maps of one film: of a member alone its own, of several first their mean.
+    """Where members look on one film: the maps of a member alone, of several first their mean.
 
     In the mean every member counts the same, however many branches it has, and each map by its
-    shape alone. Raises `CamError` where the method cannot work on a network.
+    shape alone.
+
+    Args:
+        members: One or more.
+        image: A grey film, uint8 (height, width), in any size.
+        method: A key of `gradcam.METHODS`.
+        target: The class to explain.
+
+    Returns:
+        The maps, the mean first.
+
+    Raises:
+        CamError: The method cannot work on a network.
     """
     from osteo_utils.saliency.gradcam import CamWarning, ensemble_maps
 
