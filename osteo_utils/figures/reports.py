@@ -227,7 +227,7 @@ def show_examples(course: Course, run: Run, count: int = 3) -> pd.DataFrame:
         count: Films of each kind, at most.
 
     Returns:
-        What `choose_examples` gives, with a column peak: the largest value of the map, NaN where it
+        What `choose_examples` gives, and a column peak, the largest value of the map, NaN where it
         is flat.
 
     Raises:

@@ -59,10 +59,10 @@ def describe(model: keras.Model) -> list[dict[str, Any]]:
         model: A functional model, or a sequential one that has been built.
 
     Returns:
-        A row for each call: class, settings, options of the call, precision of its outputs, shapes
-        of its weights, and, of a layer that is none of Keras', a digest of its source. "from"
-        counts the rows back to those that feed it, as negative numbers; "same" likewise to the
-        first call of its layer, 0 if this is it.
+        A row for each call, with class, settings, options of the call, precision of its outputs,
+        shapes of its weights, and, of a layer that is none of Keras', a digest of its source.
+        "from" counts the rows back to those that feed it, as negative numbers; "same" likewise to
+        the first call of its layer, 0 if this is it.
 
     Raises:
         ValueError: A layer that is none of Keras' has its code in no file and no notebook.
