@@ -8,6 +8,7 @@ import base64
 import html
 import io
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any, Final
 
 import matplotlib.pyplot as plt
@@ -216,8 +217,7 @@ def intervals(
     Args:
         table: Columns value, low and high; the index names the rows.
         xlabel: What the values are.
-        lines: Labelled vertical references such as chance or the best possible score, by name; of
-            more than three the first three are drawn.
+        lines: Labelled vertical references such as chance or the best possible score, by name.
         ax: Where it is drawn; by default in a figure of its own.
 
     Returns:
@@ -238,7 +238,7 @@ def intervals(
     ax.set(yticks=rows, yticklabels=[str(name) for name in table.index], xlabel=xlabel)
     ax.set_ylim(-0.6, len(table) - 0.4)
     styles = ("--", ":", "-.")
-    for (name, value), style in zip((lines or {}).items(), styles, strict=False):
+    for (name, value), style in zip((lines or {}).items(), cycle(styles), strict=False):
         ax.axvline(value, color="#D55E00", linestyle=style, label=f"{name} {value:.2f}")
     if lines:
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)

@@ -22,6 +22,7 @@ import keras
 
 # No part of the network: seeds of a run, Keras' order of axes; the tensors tell the precision.
 _NO_SETTINGS: Final = {"trainable", "dtype", "seed", "data_format"}  # frozen layers: see `_call`
+_PREPARE: Final = ("grey_to_rgb", "preprocessing")  # begin the backbone
 _OF_KERAS: Final = {"name", "module", "registered_name", "build_config"}
 
 Node = tuple[Any, int]  # an operation, and which of its calls
@@ -40,13 +41,16 @@ def network_digests(model: keras.Model) -> dict[str, str]:
         A `digest` for each of "augmentation", "backbone" and "head".
 
     Raises:
-        ValueError: A layer that is none of Keras' has its code in no file and no notebook.
+        ValueError: `models.build` made no such network, or a layer that is none of Keras' has its
+            code in no file and no notebook.
     """
     nodes = _nodes(model)
     names = [operation.name for operation, _ in nodes]
-    prepared = ("grey_to_rgb", "preprocessing")
-    first = next(i for i, name in enumerate(names) if name.endswith(prepared))
-    head = names.index("dropout")
+    prepared = [i for i, name in enumerate(names) if name.endswith(_PREPARE)]
+    if not prepared or "dropout" not in names:
+        expected = f"a layer {' or '.join(_PREPARE)}, and behind the backbone a layer dropout"
+        raise ValueError(f"{model.name}: expected {expected}, as models.build makes; found {names}")
+    first, head = prepared[0], names.index("dropout")
     rows = describe(model)
     parts = {"augmentation": rows[:first], "backbone": rows[first:head], "head": rows[head:]}
     return {name: digest(part) for name, part in parts.items()}

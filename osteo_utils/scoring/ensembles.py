@@ -6,6 +6,8 @@ is only ever predicted. `members` is everywhere a list of (n, 3) arrays of proba
 same n images, classes in the order of `CLASS_NAMES`.
 """
 
+from __future__ import annotations  # the reference shows types as they are written here
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

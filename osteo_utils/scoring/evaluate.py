@@ -14,6 +14,8 @@ are corrected by `holm`, and what a classifier is worth in use is asked by `temp
 `risk_coverage` and `expected_cost`.
 """
 
+from __future__ import annotations  # the reference shows types as they are written here
+
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -171,13 +173,15 @@ def balanced_accuracy(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
         Balanced accuracy, 0 to 1; NaN where one of the three classes has no image.
 
     Raises:
-        ValueError: A class is not 0, 1 or 2, or there is no image.
+        ValueError: A class is not 0, 1 or 2, there is no image, or there are not as many predicted
+            classes as true ones.
 
     Example:
         >>> balanced_accuracy([0, 1, 2, 2], [0, 1, 2, 1])  # recalls 1, 1 and 1/2
         0.8333333333333334
     """
     y, z = _checked_labels(labels), _checked_labels(predicted, "predicted")
+    _same_length(predicted=z, labels=y)
     return float(mean_recall(y, (z == y)[:, None], _ones(y))[0, 0])
 
 
@@ -337,14 +341,17 @@ def mcnemar(labels: npt.ArrayLike, a: npt.ArrayLike, b: npt.ArrayLike) -> dict[s
         binomial probability (1 without any such image).
 
     Raises:
-        ValueError: A class is not 0, 1 or 2, or there is no image.
+        ValueError: A class is not 0, 1 or 2, there is no image, or the three differ in length.
 
     Example:
         >>> mcnemar([0, 1, 2], a=[0, 1, 2], b=[0, 0, 0])  # two tosses, both to a: 2 * 1/4
         {'only_a': 2, 'only_b': 0, 'p': 0.5}
     """
     y = _checked_labels(labels)
-    right = [_checked_labels(answers, name) == y for answers, name in ((a, "a"), (b, "b"))]
+    answers = _checked_labels(a, "a"), _checked_labels(b, "b")
+    for each in answers:
+        _same_length(answers=each, labels=y)
+    right = [each == y for each in answers]
     only_a, only_b = int(np.sum(right[0] & ~right[1])), int(np.sum(~right[0] & right[1]))
     tosses = only_a + only_b
     p = float(binomtest(only_a, tosses).pvalue) if tosses else 1.0

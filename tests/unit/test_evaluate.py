@@ -249,6 +249,13 @@ def test_bad_bootstrap_arguments_are_refused():
         confusion(y, y[:5])
 
 
+def test_answers_to_other_films_are_refused():
+    with pytest.raises(ValueError, match=r"predicted: expected as many rows as labels \(3\)"):
+        balanced_accuracy([0, 1, 2], [0])
+    with pytest.raises(ValueError, match=r"answers: expected as many rows as labels \(3\)"):
+        mcnemar([0, 1, 2], [0, 1, 2], [1])
+
+
 def test_mcnemar_by_hand():
     y = np.zeros(10, int)
     a = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1])  # right on the first six

@@ -72,6 +72,11 @@ def test_dropout_and_augmentation_count_and_are_told_apart(monkeypatch):
     assert changed(before, digests(monkeypatch, tiny())) == {"augmentation"}
 
 
+def test_a_network_that_was_not_built_here_is_refused():
+    with pytest.raises(ValueError, match="expected a layer grey_to_rgb or preprocessing"):
+        network_digests(keras.Sequential([keras.Input((4,)), layers.Dense(2)]))
+
+
 def test_the_starting_weights_a_network_is_built_for_count():
     scratch, transfer = (network_digests(build("mobilenet_v2", 32, w)) for w in (None, "unloaded"))
     assert changed(scratch, transfer) == {"backbone"}
