@@ -74,7 +74,7 @@ def _listed(run: Run, stamp: str) -> Listed:
 
 
 def pairs(listed: Sequence[Listed]) -> dict[str, tuple[Listed, ...]]:
-    """The soft votes of chapter 16 for which both members are there, by title."""
+    """The soft votes of the nine pairs for which both members are there, by title."""
     known = {(each.model, each.seed): each for each in listed}
     found: dict[str, tuple[Listed, ...]] = {}
     for first, second in PAIRS:

@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from osteo_utils import NOTICE, __version__
 from osteo_utils.escape import printable, spreadsheet
-from osteo_utils.registry import ARCHITECTURES, CLASS_NAMES, PROFILES
+from osteo_utils.registry import (
+    ARCHITECTURES,
+    CALIBRATION,
+    CLASS_NAMES,
+    CLASS_SCORES,
+    PROFILES,
+    SCORES,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,19 +45,6 @@ METHODS: Final = (
     *("occlusion", "integrated_gradients"),
 )
 
-SCORES: Final = (
-    *("balanced_accuracy", "accuracy", "f1_macro", "kappa_quadratic", "auc_macro", "brier"),
-)
-CALIBRATION: Final = ("ece", "ece_if_calibrated")  # to be read side by side
-WORDS: Final = {
-    "f1_macro": "macro F1",
-    "kappa_quadratic": "quadratic weighted kappa",
-    "auc_macro": "macro AUC",
-    "brier": "Brier score (0 to 2)",
-    "ece": "expected calibration error",
-    "ece_if_calibrated": "the same if calibrated",
-}
-CLASS_SCORES: Final = ("precision", "recall", "specificity", "f1")
 _LARGEST_PICTURE: Final = 1024  # pixels a side of an overlay
 _LONGEST_STEM: Final = 180  # bytes of a film's name in the name of its map; systems allow 255
 
@@ -163,7 +157,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--score",
         choices=SCORES,
-        default=SCORES[0],
+        default=next(iter(SCORES)),
         metavar="SCORE",
         help="of the differences: %(choices)s (default: %(default)s)",
     )
@@ -235,7 +229,7 @@ def _counted(name: str, files: "pd.DataFrame") -> dict[str, Any]:
 def _audit(arguments: argparse.Namespace) -> Result:
     """Find copies, label conflicts and shortcuts in a collection.
 
-    Audit a collection as chapter 02 does: copies and near-duplicates, label conflicts, unreadable
+    Audit a collection as the course does: copies and near-duplicates, label conflicts, unreadable
     files, patients in several classes, and how well facts without any bone (file format, size,
     border) predict the class.
 
@@ -398,7 +392,7 @@ def _explain(arguments: argparse.Namespace) -> Result:
     """Lay a saliency map over radiographs: where does the model look?
 
     Make the saliency map of each radiograph: which regions raise (or change) the score of a class.
-    A map says where this model looked, not whether it was right to (chapters 18 and 19).
+    A map says where this model looked, not whether it was right to.
 
     methods: METHODS.
       The first four read a layer (--layer; without it the last one with feature maps), the last two
@@ -517,7 +511,7 @@ def _predict(arguments: argparse.Namespace) -> Result:
 
     Probabilities of the three classes for each radiograph, and the class that is called. Folders
     with a run.json are runs, everything else is a radiograph (JPEG, PNG, WebP, BMP, TIFF or
-    DICOM). Several runs vote: the mean of their probabilities (chapter 16). Where a run has a
+    DICOM). Several runs vote: the mean of their probabilities. Where a run has a
     novelty.json, each film is compared with the films it was trained on: an answer about a picture
     unlike these, or about no knee at all, means little.
 
@@ -690,7 +684,8 @@ def _scores(run: "Run", part: str) -> dict[str, dict[str, float]]:
 
 
 def _words(score: str) -> str:
-    return WORDS.get(score, score.replace("_", " "))
+    known = (SCORES | CALIBRATION).get(score)
+    return known.title if known else score.replace("_", " ")
 
 
 def _interval(score: Mapping[str, Any], sign: str = "") -> str:

@@ -1,11 +1,14 @@
 """Facts of the course in their one home, free of Keras: classes, profiles, architectures."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 CLASS_NAMES: Final = ("Normal", "Osteopenia", "Osteoporosis")
 
@@ -35,6 +38,8 @@ def class_of_t_score(t_score: npt.ArrayLike) -> npt.NDArray[np.int64]:
         >>> class_of_t_score([-0.5, -1.0, -1.1, -2.5])
         array([0, 0, 1, 2])
     """
+    import numpy as np  # here alone, so that whoever asks for facts need not wait for it
+
     t = np.asarray(t_score, dtype=float)
     if not np.isfinite(t).all():
         raise ValueError(f"T-scores: expected finite numbers, found {t[~np.isfinite(t)][:3]}")
@@ -84,6 +89,10 @@ SCORES: Final = {  # of a whole classifier, the one to look at first in front
     "kappa_quadratic": Score("quadratic weighted kappa", 1),
     "auc_macro": Score("macro AUC", 1),
     "brier": Score("Brier score (0 to 2)", 0),
+}
+CALIBRATION: Final = {  # to be read side by side
+    "ece": Score("expected calibration error", 0),
+    "ece_if_calibrated": Score("the same if calibrated", 0),
 }
 CLASS_SCORES: Final = {  # of one class: "precision_normal" and so on
     "precision": Score("precision", 1),

@@ -43,7 +43,19 @@ class SaliencyMap(NamedTuple):
 
 
 def saliency_map(title: str, cam: Maps) -> SaliencyMap:
-    """A raw map (h, w), NaN where it is flat, with its strongest place."""
+    """A raw map with its strongest place.
+
+    Args:
+        title: Member, branch and layer.
+        cam: The map, shape (h, w); NaN throughout where it shows nothing.
+
+    Returns:
+        The map; without a place where it shows nothing.
+
+    Example:
+        >>> saliency_map("flat", np.full((2, 2), np.nan, np.float32)).peak is None
+        True
+    """
     from osteo_utils.saliency.gradcam import peak  # brings TensorFlow
 
     if np.isnan(cam).any():
