@@ -28,6 +28,7 @@ from osteo_utils.registry import (
     CLASS_SCORES,
     PROFILES,
     SCORES,
+    get_architecture,
 )
 
 if TYPE_CHECKING:
@@ -282,11 +283,10 @@ def _train(arguments: argparse.Namespace) -> Result:
       a time the second waits, and takes the run of the first.
     prints: scores with 95 %% intervals. Choose by validation; the test part is for the last look.
     """
+    get_architecture(arguments.model)  # a wrong name is told before anything is loaded or made
     _load_keras()
     from osteo_utils.course import open_course, train_model
-    from osteo_utils.registry import get_architecture
 
-    get_architecture(arguments.model)  # a wrong name is told before a corpus is made
     course = open_course(arguments.profile, arguments.corpus, arguments.seed, arguments.runs)
     run = train_model(course, arguments.model)
     parts = {part: _scores(run, part) for part in ("validation", "test")}
@@ -313,10 +313,9 @@ def _evaluate(arguments: argparse.Namespace) -> Result:
 
     writes: nothing.
     """
-    from osteo_utils.runs import read_run
     from osteo_utils.scoring.ensembles import aligned
 
-    runs, part = [read_run(Path(folder)) for folder in arguments.run], arguments.part
+    runs, part = [_run(Path(folder)) for folder in arguments.run], arguments.part
     rows = aligned(runs, part)  # refuses runs of different splits
     if len(rows.labels) == 0:
         raise ValueError(f"{runs[0].folder}: expected films of the {part} part, found none")
@@ -407,11 +406,9 @@ def _explain(arguments: argparse.Namespace) -> Result:
       replaced.
     prints: the called class and where the map peaks, in pixels of your file.
     """
-    _load_keras()
-    from osteo_utils.runs import read_run
-
-    run = read_run(Path(arguments.run))
+    run = _run(Path(arguments.run))
     films, code = _films(arguments.images)
+    _load_keras()
     rows = _explained(_open_member(run), films, arguments) if films else []
     print(NOTICE, file=sys.stderr)
     data = {"run": _title(run), "method": arguments.method, "maps": rows}
@@ -522,14 +519,15 @@ def _predict(arguments: argparse.Namespace) -> Result:
     writes: nothing, or with --out a CSV table, a row for each film.
     A file that cannot be read is named and left out; the exit code is then 1.
     """
-    _load_keras()
     paths = [Path(path) for path in arguments.paths]
     runs = [_run(path) for path in paths if path.is_dir()]
     if not runs:
-        raise ValueError(f"{paths[0]}: expected a run folder first, found none; train a model")
+        found = "no folder" if paths[0].exists() else "nothing of that name"
+        raise ValueError(f"{paths[0]}: expected the folder of a run first, found {found}")
     if len(runs) == len(paths):
         raise ValueError(f"{paths[-1]}: expected radiographs after the runs, found none")
     films, code = _films([path for path in paths if not path.is_dir()])
+    _load_keras()
     rows = _answered(runs, films) if films else []
     if arguments.out:
         _write_csv(rows, arguments.out)
@@ -556,15 +554,26 @@ def _answered(runs: "Sequence[Run]", films: "Sequence[Film]") -> list[dict[str, 
 
 
 def _run(folder: Path) -> "Run":
-    """The run in a folder; of a folder with other files it is said how to name films."""
+    """The run in a folder; of another folder it is said where runs are, or how to name films."""
     from osteo_utils.runs import is_complete, read_run
 
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: expected the folder of a run, found no folder of that name")
+    if not is_complete(folder) and (inside := sorted(folder.glob("*/run.json"))):
+        raise ValueError(
+            f"{folder}: expected a finished run with run.json, found {len(inside)} in folders "
+            f"below it; name one, such as {inside[0].parent}"
+        )
     if not is_complete(folder) and (files := sum(path.is_file() for path in folder.iterdir())):
         raise ValueError(
             f"{folder}: expected a finished run with run.json, found a folder of {files:,} other "
             f"files; name the radiographs in it one by one, or all at once as {folder}/*"
         )
-    return read_run(folder)
+    run = read_run(folder)
+    if (profile := PROFILES.get(run.info.get("profile", ""))) and profile.for_tests:
+        told = f"of the profile {profile.name}, made to test the course: what it says means nothing"
+        print(f"{_title(run)}: {told}", file=sys.stderr)
+    return run
 
 
 def _shown_answer(row: Mapping[str, Any]) -> dict[str, str]:
@@ -589,18 +598,18 @@ def _export(arguments: argparse.Namespace) -> Result:
       weights.
     needs: pip install onnx onnxruntime tf2onnx
     """
-    _load_keras()
     _need("onnx", "onnxruntime", "tf2onnx")
+    run = _run(Path(arguments.run))
+    films, code = _films(arguments.images)
+    if code:  # a comparison on fewer films than asked for is another comparison
+        return Result({}, "", code)
+    _load_keras()
     import numpy as np
 
     from osteo_utils.export import describe, export_onnx
     from osteo_utils.inference import example_film
-    from osteo_utils.runs import read_run, write_json
+    from osteo_utils.runs import write_json
 
-    run = read_run(Path(arguments.run))
-    films, code = _films(arguments.images)
-    if code:  # a comparison on fewer films than asked for is another comparison
-        return Result({}, "", code)
     # Without films knees from strong to frail, so that the answers differ.
     films = films or [example_film(float(t)) for t in np.linspace(1, -4, 11)]
     member = _open_member(run)

@@ -124,6 +124,8 @@ def extract(archive: Path, folder: Path, name: object) -> None:
     except Exception as error:  # damaged archives make zipfile raise nearly anything
         found = f"{type(error).__name__}: {error}"
         remedy = "Download it again; if the disk is full, free some space."
+        if isinstance(error, zipfile.BadZipFile):
+            remedy = "A corpus is a folder or a zip; download a broken zip again."
         if isinstance(error, NotImplementedError):  # Deflate64 of Windows, for example
             remedy = "Unpack it with another program and give the path of the folder."
         raise CorpusError(name, "a whole zip", found, remedy) from None

@@ -351,14 +351,15 @@ def summary(audit: Audit) -> str:
         Lines of text.
     """
     n, images = counts(audit), audit.images
-    kinds = audit.pairs["kind"].value_counts().to_dict()
+    kinds = [f"{name} {number:,}" for name, number in audit.pairs["kind"].value_counts().items()]
+    patients = f"{n['patients']:,}, of these in several classes {n['patients_across_classes']}"
     lines = [
         f"Files: {n['files']:,} ({_by_class(images)}), {n['unreadable']} unreadable",
         *("  " + images.loc[images["reason"] == "unreadable", "problem"]),
         f"Distinct images: {n['distinct']:,}, surplus copies: {n['surplus']}",
-        f"Groups of copies: {n['duplicate_groups']}, pairs by kind: {kinds or 'none'}",
+        f"Groups of copies: {n['duplicate_groups']}, pairs by kind: {', '.join(kinds) or 'none'}",
         f"Label conflicts: {n['conflict_groups']} groups ({n['conflicts']} files, none kept)",
-        f"Patients: {n['patients']:,}, of these in several classes {n['patients_across_classes']}",
+        f"Patients: {patients if n['patients'] else 'not known'}",
         f"Kept: {n['kept']:,} ({_by_class(images[images['keep']])})",
         "Shortcuts, balanced accuracy without a look at the bone:",
         *audit.shortcuts.apply(_shortcut_line, axis=1),

@@ -319,8 +319,8 @@ def _labelled_files(root: Path, name: object = None) -> list[tuple[Path, int]]:
             files.append((file, labels[0]))
     if len({label for _, label in files}) < len(CLASS_NAMES):
         expected = f"files in sub-folders named {', '.join(CLASS_NAMES)}"
-        found = f"files in: {_printable(', '.join(sorted(folders)[:12]))[0] or 'no sub-folder'}"
-        raise CorpusError(name or root, expected, found, "Rename or add folders.")
+        found = _printable(", ".join(sorted(folders)[:12]))[0] or "no folder below it"
+        raise CorpusError(name or root, expected, f"files in: {found}", "Rename or add folders.")
     return sorted(files, key=lambda file: natural_key(file[0].relative_to(root).as_posix()))
 
 

@@ -137,7 +137,7 @@ def test_wrong_usage_is_2(wrong, capsys):
     assert "usage: osteo" in capsys.readouterr().err
 
 
-def test_an_interrupt_is_130_and_a_bug_keeps_its_trace(monkeypatch, capsys):
+def test_an_interrupt_is_130_and_a_bug_keeps_its_trace(tmp_path, monkeypatch, capsys):
     def raising(error):
         def read(*_):
             raise error
@@ -145,11 +145,11 @@ def test_an_interrupt_is_130_and_a_bug_keeps_its_trace(monkeypatch, capsys):
         return read
 
     monkeypatch.setattr(runs, "read_run", raising(KeyboardInterrupt()))
-    assert main(["evaluate", "x"]) == 130
+    assert main(["evaluate", str(tmp_path)]) == 130
     assert "interrupted" in capsys.readouterr().err
     monkeypatch.setattr(runs, "read_run", raising(ValueError("expected by nobody")))
     with pytest.raises(ValueError, match="by nobody"):
-        main(["evaluate", "x"])
+        main(["evaluate", str(tmp_path)])
 
 
 def test_a_message_of_the_system_names_the_file(perfect, films, tmp_path, failing):
@@ -385,8 +385,16 @@ def test_a_terminal_without_letters_gets_escapes(perfect, films, tmp_path):
     assert rb"kni\xe9.png" in done.stdout
 
 
+def test_a_run_made_to_test_the_course_is_said_to_mean_nothing(perfect, capsys):
+    assert main(["evaluate", str(perfect.folder)]) == 0
+    assert "made to test the course: what it says means nothing" in capsys.readouterr().err
+
+
 def test_predict_needs_a_run_and_a_film(perfect, films, tmp_path, failing):
-    assert "expected a run folder first" in failing("predict", films[0])
+    assert "expected the folder of a run first, found no folder" in failing("predict", films[0])
+    assert "found nothing of that name" in failing("predict", tmp_path / "none", films[0])
+    assert f"such as {perfect.folder}" in failing("predict", perfect.folder.parent, films[0])
+    assert "found no folder of that name" in failing("evaluate", tmp_path / "none")
     assert "expected radiographs after the runs" in failing("predict", perfect.folder)
     assert "expected a finished run" in failing("predict", tmp_path, films[0])
     for order in ((perfect.folder, films[0].parent), (films[0].parent, films[0])):

@@ -329,8 +329,8 @@ def test_hidden_files_and_leftovers_are_ignored(tmp_path):
 @pytest.mark.parametrize(
     ("paths", "found"),
     [
-        ((), "no sub-folder"),
-        (("1.png", "2.png"), "no sub-folder"),
+        ((), "no folder below it"),
+        (("1.png", "2.png"), "no folder below it"),
         (("cats/1.png", "dogs/1.png"), "cats, dogs"),
         (("Normal/1.png", "Osteoporosis/1.png"), "Normal, Osteoporosis"),
         (("Normal/1.png", "Osteopenia/1.png", "Osteoporosis/.hidden"), "Normal, Osteopenia"),
