@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -53,8 +54,6 @@ FINE_LAYERS: Final = {  # the last with 13 to 16 regions across at 128 px
 }
 FILM_COLUMNS: Final = ["path", "part", "label", "group"]
 CHECKPOINT_SECONDS: Final = 120.0
-
-Maps = npt.NDArray[np.float32]
 
 
 def pack(inputs: Path) -> None:
@@ -129,16 +128,22 @@ def train_one(
 
 
 def keep_maps(run: Run, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> None:
-    """Write layer-CAM maps of the class each of twelve test films is given, coarse and fine."""
+    """Write layer-CAM maps of the class each of twelve test films is given, coarse and fine.
+
+    A map that shows nothing is 0 throughout.
+    """
     from osteo_utils.registry import last_conv_layers
+    from osteo_utils.saliency.gradcam import CamWarning, layer_cam
 
     model = load_model(run)
     rows = np.concatenate([np.flatnonzero(labels == c)[:FILMS_A_CLASS] for c in np.unique(labels)])
     found: dict[str, Any] = {"rows": rows}
-    for branch, layer in last_conv_layers(run.info["model"], run.info["image_size"]).items():
-        found[f"{branch}/{layer}/coarse"] = layer_cam(model, layer, images[rows])
-        fine = fine_layer(branch, layer)
-        found[f"{branch}/{fine}/fine"] = layer_cam(model, fine, images[rows])
+    layers = last_conv_layers(run.info["model"], run.info["image_size"])
+    with warnings.catch_warnings(action="ignore", category=CamWarning):
+        for branch, coarse in layers.items():
+            for grain, layer in (("coarse", coarse), ("fine", fine_layer(branch, coarse))):
+                maps = layer_cam(model, images[rows], layer=layer, flat="nan")
+                found[f"{branch}/{layer}/{grain}"] = np.nan_to_num(maps)
     half = {k: v.astype(np.float16) if v.dtype.kind == "f" else v for k, v in found.items()}
     replace_file(run.folder / "maps.npz", lambda file: np.savez_compressed(file, **half))
 
@@ -147,41 +152,6 @@ def fine_layer(branch: str, coarse: str) -> str:
     """The layer of a branch's fine maps, as its model names it."""
     prefix = f"{branch}_" if coarse.startswith(f"{branch}_") else ""
     return f"{prefix}{FINE_LAYERS[branch]}"
-
-
-def layer_cam(model: Any, layer: str, images: npt.NDArray[np.uint8]) -> Maps:  # noqa: ANN401
-    """Layer-CAM (Jiang et al. 2021) of the predicted class, (n, rows, columns), at least 0.
-
-    Every region of every map is weighed by its own positive gradient of the class's logit.
-    """
-    import keras
-
-    maps, logits = model.get_layer(layer).output, model.get_layer("logits").output
-    below = keras.Model(model.input, [maps, logits])
-    above = keras.Model([maps, model.input], logits)
-    features, answers = map(keras.ops.convert_to_tensor, below.predict_on_batch(images))
-    chosen = keras.ops.one_hot(keras.ops.argmax(answers, -1), answers.shape[-1])
-    films = keras.ops.convert_to_tensor(images)
-    gradient = _gradient(
-        lambda x: keras.ops.sum(above([x, films], training=False) * chosen), features
-    )
-    weighed = keras.ops.sum(keras.ops.relu(gradient) * features, -1)
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.relu(weighed)), np.float32)
-
-
-def _gradient(score: Any, x: Any) -> Any:  # noqa: ANN401
-    import keras
-
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(jax.grad(score))(x)
-    import tensorflow as tf
-
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        value = score(x)
-    return tape.gradient(value, x)
 
 
 def collect(inputs: Path, runs: Path, out: Path, study: Profile = STUDY) -> None:

@@ -27,6 +27,7 @@ from osteo_utils.registry import (
     CLASS_NAMES,
     CLASS_SCORES,
     PROFILES,
+    SALIENCY_METHODS,
     SCORES,
     get_architecture,
 )
@@ -39,12 +40,6 @@ if TYPE_CHECKING:
     from osteo_utils.figures.overlay import SaliencyMap
     from osteo_utils.inference import Film, Member
     from osteo_utils.runs import Run
-
-# Written out, since their registry stands in a module that imports Keras; tests hold them together.
-METHODS: Final = (
-    *("grad_cam", "grad_cam_plus_plus", "layer_cam", "score_cam"),
-    *("occlusion", "integrated_gradients"),
-)
 
 _LARGEST_PICTURE: Final = 1024  # pixels a side of an overlay
 _LONGEST_STEM: Final = 180  # bytes of a film's name in the name of its map; systems allow 255
@@ -117,9 +112,10 @@ def _command(
     function: Callable[[argparse.Namespace], Result],
 ) -> argparse.ArgumentParser:
     short, text = cleandoc(function.__doc__ or "").split("\n\n", 1)
-    text = text.replace("MODELS", _in_lines(ARCHITECTURES, 7)).replace(
-        "METHODS", _in_lines(METHODS, 4)
-    )
+    pixels = [key for key, each in SALIENCY_METHODS.items() if each.reads == "pixels"]
+    lists = {"MODELS": _in_lines(ARCHITECTURES, 7), "METHODS": _in_lines(SALIENCY_METHODS, 4)}
+    for word, listed in (lists | {"PIXELS": ", ".join(pixels)}).items():
+        text = text.replace(word, listed)
     raw = argparse.RawDescriptionHelpFormatter
     made: argparse.ArgumentParser = commands.add_parser(
         name, help=short[0].lower() + short[1:].rstrip("."), description=text, formatter_class=raw
@@ -167,7 +163,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a radiograph")
-    parser.add_argument("--method", choices=METHODS, default=METHODS[0], metavar="METHOD")
+    parser.add_argument("--method", choices=SALIENCY_METHODS, default="grad_cam", metavar="METHOD")
     parser.add_argument(
         "--target",
         type=str.capitalize,
@@ -394,8 +390,8 @@ def _explain(arguments: argparse.Namespace) -> Result:
     A map says where this model looked, not whether it was right to.
 
     methods: METHODS.
-      The first four read a layer (--layer; without it the last one with feature maps), the last two
-      read pixels. A fusion has a map for each branch.
+      They read the maps of a layer (--layer; without it those that are pooled before the head) or
+      the pixels (PIXELS). A fusion has a map for each branch.
 
     for example:
       %(prog)s runs/simulated/quick/custom_cnn/seed0 knee.png

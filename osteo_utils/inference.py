@@ -25,7 +25,7 @@ from osteo_utils.errors import ImageError
 from osteo_utils.figures.overlay import SaliencyMap, saliency_map
 from osteo_utils.networks.saved import load_with_note
 from osteo_utils.phantom import simulate_knee
-from osteo_utils.registry import get_architecture, last_conv_layers
+from osteo_utils.registry import get_architecture
 from osteo_utils.runs import Run, RunError
 from osteo_utils.scoring.ensembles import soft_vote
 
@@ -190,19 +190,15 @@ def open_member(run: Run) -> Member:
 def map_layers(run: Run, network: "keras.Model") -> dict[str, str | None]:
     """The layer whose maps a saliency method reads, by branch, or {"": layer} if there is one.
 
-    Where the registry does not know the network, or knows another one of this name, it is the last
-    layer with feature maps, None if no layer has any.
+    They were written down when the network was trained; for an older run, or a network that is none
+    of the course, the same rule finds them. None if no layer has maps.
     """
-    from osteo_utils.saliency.gradcam import last_conv_layer, layer_candidates
+    from osteo_utils.saliency.gradcam import last_maps, layer_candidates
 
-    there = layer_candidates(network)
-    try:
-        known = last_conv_layers(str(run.info["model"]), int(run.info["image_size"]))
-    except ValueError:
-        known = {}
-    if known and set(known.values()) <= set(there):
-        return dict(known) if len(known) > 1 else {"": next(iter(known.values()))}
-    return {"": last_conv_layer(network) if there else None}
+    if not layer_candidates(network):
+        return {"": None}
+    layers = run.info.get("maps") or last_maps(network)
+    return dict(layers) if len(layers) > 1 else {"": next(iter(layers.values()))}
 
 
 # ---------------------------------------------------------------------------------------------

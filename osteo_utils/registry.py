@@ -1,10 +1,10 @@
-"""Facts of the course in their one home, free of Keras: classes, profiles, architectures."""
+"""Facts in their one home, free of Keras: classes, profiles, architectures, saliency methods."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -413,6 +413,7 @@ _SINGLE: Final = (
         native_size=224,
         min_size=32,
         last_conv="conv5_block3_out",
+        last_conv_below=(33, "conv4_block6_out"),
         learning_rate=1.5e-3,
         year=2015,
         paper="he2016",
@@ -462,6 +463,7 @@ _SINGLE: Final = (
         native_size=224,
         min_size=32,
         last_conv="relu",
+        last_conv_below=(61, "pool4_conv"),
         learning_rate=2e-3,
         year=2017,
         paper="huang2017",
@@ -478,6 +480,7 @@ _SINGLE: Final = (
         native_size=224,
         min_size=32,
         last_conv="out_relu",
+        last_conv_below=(33, "block_13_expand_relu"),
         learning_rate=5e-3,
         thin=0.35,
         year=2018,
@@ -534,3 +537,20 @@ def recipe(profile: Profile, model: str) -> Profile:
         sizes = [recipe(profile, member).image_size for member in architecture.members]
         changes["image_size"] = max(sizes)
     return replace(profile, **changes)
+
+
+class SaliencyMethod(NamedTuple):
+    """What is known of a saliency method besides its function of this name in `gradcam`."""
+
+    title: str
+    reads: Literal["layer", "pixels"]  # the maps of one layer, or the film itself
+
+
+SALIENCY_METHODS: Final = {
+    "grad_cam": SaliencyMethod("Grad-CAM", "layer"),
+    "grad_cam_plus_plus": SaliencyMethod("Grad-CAM++", "layer"),
+    "layer_cam": SaliencyMethod("Layer-CAM", "layer"),
+    "score_cam": SaliencyMethod("Score-CAM", "layer"),
+    "occlusion": SaliencyMethod("Occlusion", "pixels"),
+    "integrated_gradients": SaliencyMethod("Integrated gradients", "pixels"),
+}

@@ -44,7 +44,13 @@ from osteo_utils.networks.fingerprint import network_digests, plain
 from osteo_utils.networks.models import BACKBONES, Backbone, Weights, Width, build
 from osteo_utils.networks.saved import load_model
 from osteo_utils.progress import progress, watched
-from osteo_utils.registry import CLASS_NAMES, Architecture, Profile, get_architecture
+from osteo_utils.registry import (
+    CLASS_NAMES,
+    Architecture,
+    Profile,
+    get_architecture,
+    last_conv_layers,
+)
 from osteo_utils.runs import (
     PROBABILITY_COLUMNS,
     Run,
@@ -172,6 +178,7 @@ def train(
         predictions = _predict(best, parts, split, profile.batch_size)
         info = settings | _circumstances(profile, corpus, history)
         info["multiply_adds"] = _countable_multiply_adds(best)
+        info["maps"] = last_conv_layers(name, profile.image_size)
         metrics = _metrics(predictions, profile.resamples, seed)
         novelty = fit_novelty(parts["train"][0], parts["validation"][0])
         run = write_run(folder, info, best, predictions, metrics, history, novelty.save)

@@ -96,10 +96,6 @@ def failing(capsys):
 # The frame
 
 
-def test_the_lists_of_the_help_are_those_of_the_registries():
-    assert list(cli.METHODS) == list(gradcam.METHODS)
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_teaches(command, capsys):
     with pytest.raises(SystemExit) as left:

@@ -1,6 +1,6 @@
 import gc
-import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 from osteo_utils.networks.models import build
-from osteo_utils.saliency import gradcam
+from osteo_utils.saliency import submodel
 from osteo_utils.saliency.gradcam import (
     METHODS,
     PIXEL_METHODS,
@@ -21,6 +21,7 @@ from osteo_utils.saliency.gradcam import (
     grad_cam_plus_plus,
     integrated_gradients,
     last_conv_layer,
+    last_maps,
     layer_cam,
     layer_candidates,
     occlusion,
@@ -252,6 +253,7 @@ def test_a_name_that_two_layers_have_is_refused(images):
     model = keras.Model(inputs, layers.Dense(3)(layers.Concatenate()(pooled)))
     with pytest.raises(CamError, match="found 2 'c'"):
         grad_cam(model, images, 0, layer="c")
+    assert occlusion(model, images, 0).shape == images.shape[:3]
 
 
 @pytest.mark.parametrize("name", PIXEL_METHODS)
@@ -268,8 +270,11 @@ def test_wrong_images_targets_and_models_are_refused(images):
     for wrong in ([0, 1], -1):
         with pytest.raises(CamError, match="target"):
             grad_cam(model, images, wrong)
-    no_maps = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
-    with pytest.raises(CamError, match="feature maps"):
+    table = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    with pytest.raises(CamError, match=r"one input of shape \(n, H, W, channels\), found"):
+        last_conv_layer(table)
+    no_maps = keras.Sequential([keras.Input((4, 4, 1)), layers.Flatten(), layers.Dense(3)])
+    with pytest.raises(CamError, match="a layer with feature maps, found none"):
         last_conv_layer(no_maps)
 
 
@@ -364,20 +369,29 @@ def test_a_layer_called_twice_is_refused_and_the_one_behind_is_not(images):
     assert grad_cam(model, images, None, "both", flat="nan").shape == (5, 30, 14)
 
 
-def test_another_thread_never_meets_the_model_without_its_softmax(images):
-    model = tiny()
-    met = {}
+@pytest.mark.parametrize("moment", ["_logits", "_gradient"])  # while it is built, while it runs
+def test_another_thread_never_meets_the_model_without_its_softmax(moment, images, monkeypatch):
+    model, met, step = tiny(), [], getattr(submodel, moment)
 
-    def predict():
-        met["meanwhile"] = model.predict(images, verbose=0)  # traced here, and kept
+    def meanwhile(*arguments):
+        with ThreadPoolExecutor(1) as pool:  # traced here, and kept
+            met.append(pool.submit(model.predict, images, verbose=0).result())
+        return step(*arguments)
 
-    with gradcam._logits_of(model) as score:
-        assert not np.allclose(score(values(model, images)).sum(axis=1), 1)
-        thread = threading.Thread(target=predict)
-        thread.start()
-        thread.join()
-    np.testing.assert_allclose(met["meanwhile"].sum(axis=1), 1, rtol=1e-5)
-    np.testing.assert_allclose(model.predict(images, verbose=0).sum(axis=1), 1, rtol=1e-5)
+    monkeypatch.setattr(submodel, moment, meanwhile)
+    for _ in range(2):  # eager, then as a graph
+        grad_cam(model, images, flat="nan")
+    assert len(met) >= 2
+    for answer in (*met, model.predict(images, verbose=0)):
+        np.testing.assert_allclose(answer.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_threads_that_ask_a_new_model_at_once_get_the_same_maps(images):
+    model = lively()
+    with ThreadPoolExecutor(4) as pool:
+        maps = list(pool.map(lambda _: grad_cam(model, images, 0), range(8)))
+    for each in maps:
+        np.testing.assert_allclose(each, maps[0], rtol=1e-5)
 
 
 def test_a_mixed_precision_model_works(images):
@@ -388,9 +402,42 @@ def test_a_mixed_precision_model_works(images):
     assert cams.shape == (5, 16, 16)
 
 
-def test_registry_models_need_no_layer_name(images):
-    model = build("custom_cnn", 32)
-    assert last_conv_layer(model) == "block5_relu"
+def of_maps(*head, side=32):
+    """Two layers with maps, "early" and "last", a side branch beside each, and then a head."""
+    x = inputs = keras.Input((side, side, 1))
+    for name in ("early", "last"):
+        towers = [layers.Conv2D(2, 3, strides=2, padding="same")(x) for _ in "ab"]
+        x = layers.Concatenate(name=name)(towers)
+    for layer in head:
+        x = layer(x)
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+@pytest.mark.parametrize(
+    ("head", "side", "layer"),
+    [
+        ([layers.GlobalAveragePooling2D()], 32, "last"),
+        ([layers.MaxPooling2D(), layers.Flatten()], 32, "last"),
+        (
+            [
+                layers.AveragePooling2D(2),
+                layers.GlobalMaxPooling2D(keepdims=True),
+                layers.Flatten(),
+            ],
+            32,
+            "last",
+        ),
+        (
+            [layers.GlobalAveragePooling2D(keepdims=True), layers.Conv2D(5, 1), layers.Flatten()],
+            32,
+            "last",
+        ),
+        ([layers.Reshape((64, 4)), layers.GlobalAveragePooling1D()], 32, "last"),
+        ([layers.GlobalAveragePooling2D()], 4, "early"),  # the last maps are 1 x 1
+    ],
+)
+def test_the_last_maps_are_those_that_are_pooled_and_larger_than_one_place(head, side, layer):
+    assert list(last_maps(of_maps(*head, side=side)).values()) == [layer]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -697,11 +744,10 @@ def test_by_branch_is_each_layer_in_turn(name, images):
         np.testing.assert_allclose(maps[title], alone, rtol=1e-3, atol=1e-5 * alone.max())
 
 
-def test_by_branch_knows_the_registry_and_asks_for_the_rest(images):
+def test_by_branch_finds_the_branches_and_knows_those_of_the_registry(images):
     model = build("custom_cnn", 32)
     assert list(by_branch(model, images, 0, flat="nan")) == ["custom_cnn"]
-    with pytest.raises(CamError, match=r"'pair'.*candidates: branch1, branch2"):
-        by_branch(fused(), images)
+    assert list(by_branch(fused(), images, 0)) == ["branch1", "branch2"]
     with pytest.raises(CamError, match=r"method: expected one of grad_cam.*found 'cam'"):
         by_branch(model, images, method="cam")
 

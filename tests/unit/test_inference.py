@@ -162,7 +162,8 @@ def test_a_fusion_has_a_map_for_each_branch_and_one_share_of_a_vote(members):
     maps = [keras.layers.Conv2D(4, 5, name=name, **speaks)(pixels) for name in branches.values()]
     vector = keras.layers.GlobalAveragePooling2D()(keras.layers.Concatenate()(maps))
     network = keras.Model(pixels, keras.layers.Dense(3, activation="softmax", **speaks)(vector))
-    run = replace(members[0].run, info=members[0].run.info | {"model": "late_fusion"})
+    info = members[0].run.info | {"model": "late_fusion", "maps": branches}
+    run = replace(members[0].run, info=info)
     fused = Member(run, network, None, map_layers(run, network))
     found = explain(fused, [FILM], "layer_cam", 2)
     assert list(found) == ["vgg16", "inception_v3"]

@@ -20,6 +20,7 @@ from osteo_utils.registry import (
     last_conv_layers,
     recipe,
 )
+from osteo_utils.saliency.gradcam import last_maps
 
 DATA = Path(os.environ.get("OSTEO_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 WEIGHTS = DATA / "keras_models"
@@ -61,14 +62,23 @@ def test_flat_uint8_in_float32_probabilities_out(models, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_cam_reads_the_layer_that_the_registry_names_and_all_of_its_towers(models, name):
-    from osteo_utils.saliency.gradcam import last_conv_layer
-
-    last = last_conv_layer(models[name])
-    assert last == next(iter(last_conv_layers(name, SIZE).values()))
+    found = last_maps(models[name])
+    assert found == last_conv_layers(name, SIZE)
+    last = next(iter(found.values()))
     expected = {"inception_v3": ("mixed7", (None, 3, 3, 768)), "vgg16": ("block5_conv3",)}
     expected["late_fusion"] = ("vgg16_block5_conv3", (None, 5, 5, 512))
     found = last, models[name].get_layer(last).output.shape
     assert found[: len(expected.get(name, ()))] == expected.get(name, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("resnet50", 32), ("mobilenet_v2", 32), ("densenet121", 60), ("densenet121", 61)],
+)
+def test_on_the_smallest_images_the_registry_names_an_earlier_layer_as_the_graph_has_it(name, size):
+    model = build(name, size)
+    assert last_maps(model) == last_conv_layers(name, size)
+    assert model.get_layer(last_conv_layers(name, size)[name]).output.shape[1] > 1
 
 
 def test_layers_of_the_library_are_found_by_their_names(models):

@@ -11,11 +11,9 @@ import pandas as pd
 import pytest
 
 from osteo_utils.data.splits import SplitError
-from osteo_utils.networks.models import build
 from osteo_utils.networks.training import method_of
 from osteo_utils.registry import ARCHITECTURES, STUDY, recipe
 from osteo_utils.runs import RunError, differences, probabilities
-from osteo_utils.saliency.gradcam import layer_cam
 from osteo_utils.scoring.evaluate import scores
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,15 +157,6 @@ def test_films_of_another_split_are_refused(inputs):
         np.savez(inputs / "films.npz", **{**films, "films": np.array("others")})
     with pytest.raises(SplitError, match="not those that were split; pack them again"):
         study.read_inputs(inputs)
-
-
-def test_maps_of_the_study_are_those_of_layer_cam():
-    model = build("custom_cnn", 64)
-    images = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 1), np.uint8)
-    ours = study.layer_cam(model, "block4_relu", images)
-    theirs = layer_cam(model, images, layer="block4_relu", flat="nan")
-    ours, theirs = (maps / maps.max(axis=(1, 2), keepdims=True) for maps in (ours, theirs))
-    np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 def test_a_fusion_waits_for_its_members_and_a_failed_one_is_named(tmp_path, monkeypatch):
