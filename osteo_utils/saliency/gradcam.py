@@ -338,9 +338,22 @@ def shared_limit(*maps: npt.ArrayLike) -> float:
 
 
 def peak(cam: npt.ArrayLike) -> tuple[int, int]:
-    """Row and column of the strongest place of a map (h, w): its largest absolute value.
+    """Row and column of the strongest place of a map: its largest absolute value.
 
     In a signed map that may be what speaks most against the class. NaN counts for nothing.
+
+    Args:
+        cam: The map, shape (h, w).
+
+    Returns:
+        Row and column, from 0.
+
+    Raises:
+        CamError: Nothing in the map is finite.
+
+    Example:
+        >>> peak([[0.1, -3.0], [2.0, float("nan")]])
+        (0, 1)
     """
     size = np.abs(np.asarray(cam, dtype=float))
     if not np.isfinite(size).any():
