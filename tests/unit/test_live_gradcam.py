@@ -149,7 +149,8 @@ def test_of_a_fusion_the_usual_layer_of_each_branch_comes_first(tmp_path):
     for name in ("custom_cnn_block5_relu", "between", "vgg16_block5_conv3", "end"):
         x = keras.layers.Conv2D(1, 3, padding="same", name=name)(x)
     answer = keras.layers.Dense(3, "softmax")(keras.layers.Flatten()(x))
-    make_run(tmp_path, "custom_cnn+vgg16", trained=keras.Model(inputs, answer))
+    maps = {"custom_cnn": "custom_cnn_block5_relu", "vgg16": "vgg16_block5_conv3"}
+    make_run(tmp_path, "custom_cnn+vgg16", trained=keras.Model(inputs, answer), maps=maps)
     names = [name for _, name in LiveGradCam(tmp_path, FILMS).layer.options]
     assert names == ["custom_cnn_block5_relu", "vgg16_block5_conv3", "end", "between", "grey"]
 
