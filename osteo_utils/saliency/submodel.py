@@ -75,7 +75,8 @@ def cut(model: keras.Model, layer: str | None = None) -> Submodel:
 def _cut(model: keras.Model, layer: str | None) -> Submodel:
     pixels = keras.Input(model.input_shape[1:], name="submodel_pixels")
     calls: dict[int, Call] = {}
-    maps = [] if layer else [pixels, _input_like(pixels)]  # as they are made, and as an input
+    # As they are made, and as an input. Some versions of Keras refuse a model that gives its input.
+    maps = [] if layer else [layers.Identity()(pixels), _input_like(pixels)]
 
     def call(operation: keras.Operation, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
         inputs = [t for t in keras.tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
