@@ -3,6 +3,7 @@
 import os
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -52,3 +53,23 @@ def real_knees(real_data: Path) -> Path:
     if not (folder := real_data / "knees").is_dir():
         pytest.skip(f"no real radiographs at {folder}; set OSTEO_REAL_DATA to test on them")
     return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs on one split, of sizes 32 and 40."""
+    from tiny_runs import make_run  # here alone: it brings Keras
+
+    root = tmp_path_factory.mktemp("app") / "runs"
+    make_run(root, "vgg16", 32)
+    make_run(root, "vgg19", 40)
+    return root
+
+
+@pytest.fixture(scope="module")
+def members(runs: Path) -> list[Any]:
+    """Those two with their networks in memory."""
+    from osteo_utils.inference import find_runs, open_member
+    from osteo_utils.runs import read_run
+
+    return [open_member(read_run(folder)) for folder in find_runs(runs)]

@@ -46,6 +46,9 @@ MEASURED_BY: Final = "the chapter Can you trust a heatmap?"  # it writes salienc
 # Its columns; `run` is `model_digest` of the network that was measured.
 FIGURES: Final = ("method", "model", "metric", "value", "low", "high", "run")
 TEXTS: Final = Path(__file__).parent / "card_texts"
+_PAGES: Final = Environment(
+    loader=FileSystemLoader(TEXTS), undefined=StrictUndefined, autoescape=False
+)
 _BRIEF: Final = ("accuracy", "balanced_accuracy")
 _WEIGHTS: Final = (None, "members", "imagenet")  # whose origin the licence explains
 
@@ -156,10 +159,9 @@ def _page(template: str, chapters: Sequence[str], **facts: Any) -> str:  # noqa:
     `chapter("comparison")` in a template is a link with the title of 17_comparison.
     """
     known = {name.partition("_")[2]: name for name in chapters}
-    pages = Environment(loader=FileSystemLoader(TEXTS), undefined=StrictUndefined, autoescape=False)
     notice = (TEXTS / "notice.md").read_text("utf-8").strip()
     link = "{{doc}}`/notebooks/{}`".format
-    filled = pages.get_template(f"{template}.md").render(
+    filled = _PAGES.get_template(f"{template}.md").render(
         chapter=lambda name: link(known[name]), notice=notice, **facts
     )
     return filled.rstrip() + "\n"

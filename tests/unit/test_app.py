@@ -25,7 +25,6 @@ from osteo_utils.inference import (
     example_film,
     explain_vote,
     find_runs,
-    open_member,
     uploaded_film,
 )
 from osteo_utils.networks.saved import load_model
@@ -35,20 +34,6 @@ from osteo_utils.scoring.evaluate import temperature, tempered
 ROOT = Path(__file__).resolve().parents[2]
 FIRST, SECOND = "VGG16, seed 0", "VGG19, seed 0"
 PAIR = "VGG16 + VGG19, seed 0 (soft vote)"
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Two runs on one split, of sizes 32 and 40."""
-    root = tmp_path_factory.mktemp("app") / "runs"
-    make_run(root, "vgg16", 32)
-    make_run(root, "vgg19", 40)
-    return root
-
-
-@pytest.fixture(scope="module")
-def members(runs):
-    return [open_member(read_run(folder)) for folder in find_runs(runs)]
 
 
 def look_through(root):

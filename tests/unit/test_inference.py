@@ -34,27 +34,13 @@ from osteo_utils.networks.fingerprint import network_digests
 from osteo_utils.networks.models import build
 from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import last_conv_layers
-from osteo_utils.runs import RunError, read_run
+from osteo_utils.runs import RunError
 from osteo_utils.saliency.gradcam import METHODS, CamError, CamWarning, occlusion
 
 FIRST = "VGG16, seed 0"
 
 
 FILM = decode(png())
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Two runs on one split, of sizes 32 and 40."""
-    root = tmp_path_factory.mktemp("app") / "runs"
-    make_run(root, "vgg16", 32)
-    make_run(root, "vgg19", 40)
-    return root
-
-
-@pytest.fixture(scope="module")
-def members(runs):
-    return [open_member(read_run(folder)) for folder in find_runs(runs)]
 
 
 def test_a_folder_with_the_whole_disk_below_it_is_refused(tmp_path, monkeypatch):
