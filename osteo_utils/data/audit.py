@@ -19,8 +19,10 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
 from osteo_utils.data import copies
-from osteo_utils.data.images import THREADS, Grey, decoder, read_image
+from osteo_utils.data.images import read_image
 from osteo_utils.errors import ImageError
+from osteo_utils.formats.films import THREADS, decoder
+from osteo_utils.formats.pixels import Grey
 from osteo_utils.progress import progress
 from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.scoring import evaluate

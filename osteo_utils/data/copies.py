@@ -22,7 +22,8 @@ from PIL import Image
 from scipy.ndimage import affine_transform, gaussian_filter, uniform_filter
 from threadpoolctl import threadpool_limits
 
-from osteo_utils.data.images import THREADS, Grey
+from osteo_utils.formats.films import THREADS
+from osteo_utils.formats.pixels import Grey
 
 SIDES: Final = (96, 192)  # pixels: detail is compared at the shorter side, within these
 POINTS: Final = 80  # keypoints of a film

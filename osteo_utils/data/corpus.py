@@ -18,9 +18,9 @@ from typing import Any, Final
 
 import pandas as pd
 
-from osteo_utils.data.archives import download, extract, is_hidden
-from osteo_utils.data.images import THREADS, ImageFacts, decoder, probe, read_bytes
 from osteo_utils.errors import CorpusError, ImageError
+from osteo_utils.formats.archives import download, extract, is_hidden
+from osteo_utils.formats.films import THREADS, ImageFacts, decoder, probe, read_bytes
 from osteo_utils.progress import progress
 from osteo_utils.registry import CLASS_NAMES, FILM, IMAGE_FOLDER, METADATA_COLUMNS, Profile
 from osteo_utils.store import make_folder, natural_key, replace_file, rows_digest, source_digest

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from PIL import Image
 
-from osteo_utils.data.images import Grey, fit_square
+from osteo_utils.data.images import fit_square
+from osteo_utils.formats.pixels import Grey
 
 Maps = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]

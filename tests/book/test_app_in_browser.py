@@ -17,7 +17,8 @@ from playwright.sync_api import expect
 from tiny_runs import make_run
 
 from osteo_utils import NOTICE
-from osteo_utils.data.images import decode, fit_square
+from osteo_utils.data.images import fit_square
+from osteo_utils.formats.films import decode
 from osteo_utils.networks.saved import load_model
 
 ROOT = Path(__file__).resolve().parents[2]

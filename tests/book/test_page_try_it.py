@@ -18,8 +18,9 @@ from unit.test_images import (
     small_png,
 )
 
-from osteo_utils.data.images import decode, fit_square
+from osteo_utils.data.images import fit_square
 from osteo_utils.data.novelty import Novelty
+from osteo_utils.formats.films import decode
 from osteo_utils.networks.saved import load_model
 from osteo_utils.runs import read_run
 from osteo_utils.saliency.gradcam import grad_cam, resized

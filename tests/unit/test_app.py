@@ -16,9 +16,10 @@ from tiny_runs import make_run, png
 from interface import page, report
 from interface import runs as offered
 from osteo_utils import NOTICE, course
-from osteo_utils.data.images import decode, fit_square
+from osteo_utils.data.images import fit_square
 from osteo_utils.data.novelty import FILE, REMARK, fit_novelty
 from osteo_utils.figures.overlay import picture_of_map
+from osteo_utils.formats.films import decode
 from osteo_utils.inference import (
     EXAMPLE_T_SCORES,
     MAX_UPLOAD_BYTES,

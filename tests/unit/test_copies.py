@@ -13,7 +13,8 @@ from osteo_utils.data import copies
 from osteo_utils.data.audit import SAME_IMAGE, _components, _rotation_scale_shift
 from osteo_utils.data.copies import extract_features, find_pairs
 from osteo_utils.data.corpus import list_corpus
-from osteo_utils.data.images import THREADS, read_image
+from osteo_utils.data.images import read_image
+from osteo_utils.formats.films import THREADS
 from osteo_utils.phantom import simulate_knee
 
 BILINEAR = Image.Resampling.BILINEAR

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from osteo_utils.data import archives, corpus
+from osteo_utils.data import corpus
 from osteo_utils.data.corpus import (
     corpus_name,
     fetch_kaggle,
@@ -28,8 +28,10 @@ from osteo_utils.data.corpus import (
     open_corpus,
     unpack,
 )
-from osteo_utils.data.images import ImageFacts, read_image
+from osteo_utils.data.images import read_image
 from osteo_utils.errors import CorpusError
+from osteo_utils.formats import archives
+from osteo_utils.formats.films import ImageFacts
 from osteo_utils.phantom import MASKS
 from osteo_utils.phantom import corpus as simulation
 from osteo_utils.phantom.corpus import (

@@ -31,9 +31,11 @@ from pydicom.uid import (
 )
 
 from osteo_utils.data import images
-from osteo_utils.data.images import decode, fit_square, load_arrays, probe, read_image
-from osteo_utils.data.pixels import MAX_SIDE, own_range
+from osteo_utils.data.images import fit_square, load_arrays, read_image
 from osteo_utils.errors import ImageError
+from osteo_utils.formats import films
+from osteo_utils.formats.films import ImageFacts, decode, probe
+from osteo_utils.formats.pixels import MAX_SIDE, own_range
 
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data/test_files"
 
@@ -126,7 +128,7 @@ def test_lossless_formats_come_back_exactly(tmp_path, name):
 def test_jpeg_modes(tmp_path, mode):
     path = save(tmp_path / "a.JPEG", GREY_IMAGE.convert(mode), quality=95)
     assert np.abs(read_image(path).astype(int) - GREY).max() <= 4
-    assert probe(path) == images.ImageFacts("JPEG", mode, 30, 40)
+    assert probe(path) == ImageFacts("JPEG", mode, 30, 40)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
@@ -294,15 +296,15 @@ def test_a_jpeg_that_lacks_only_its_end_marker_is_whole(lacking):
 
 
 def test_a_jpeg_without_its_end_is_decoded_into_two_pictures_at_most(monkeypatch):
-    made, alive, decoded_before = [], [], images._decoded_before
+    made, alive, decoded_before = [], [], films._decoded_before
 
     def counted(*args):
         made.append(weakref.ref(image := decoded_before(*args)))
         alive.append(sum(picture() is not None for picture in made))
         return image
 
-    monkeypatch.setattr(images, "_decoded_before", counted)
-    assert images._without_its_end(encoded("JPEG")[:-2]) is not None
+    monkeypatch.setattr(films, "_decoded_before", counted)
+    assert films._without_its_end(encoded("JPEG")[:-2]) is not None
     assert (len(made), max(alive)) == (6, 2)
 
 
@@ -427,7 +429,7 @@ def test_dicom_without_window_is_mapped_from_its_own_range(tmp_path):
     pixels = np.array([[1000, 2000, 3000]], np.uint16)
     path = dicom(tmp_path / "a.dcm", pixels)
     assert read_image(path)[0].tolist() == [0, 128, 255]
-    assert probe(path) == images.ImageFacts("DICOM", "MONOCHROME2", 3, 1)
+    assert probe(path) == ImageFacts("DICOM", "MONOCHROME2", 3, 1)
 
 
 def test_the_byte_that_fills_up_an_odd_length_is_no_frame(tmp_path):
@@ -607,7 +609,7 @@ def test_every_lossless_coding_gives_the_same_pixels(compressed, plain):
 
 
 def test_a_missing_decoder_is_called_by_the_name_of_its_package(tmp_path, monkeypatch):
-    from osteo_utils.data import dicom as reader
+    from osteo_utils.formats import dicom as reader
 
     missing = ["pylibjpeg - requires pylibjpeg>=2.0 and pylibjpeg-libjpeg>=2.1"]
     absent = SimpleNamespace(is_available=False, missing_dependencies=missing)
@@ -831,7 +833,7 @@ def test_folders_and_missing_files_are_refused(tmp_path):
 
 
 def test_an_enormous_file_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    monkeypatch.setattr(films, "MAX_BYTES", 10)
     assert_refused(save(tmp_path / "large.png"), "bytes")
 
 

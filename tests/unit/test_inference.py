@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from tiny_runs import make_run, png
 
 from osteo_utils import inference
-from osteo_utils.data.images import decode, fit_square
+from osteo_utils.data.images import fit_square
 from osteo_utils.data.novelty import Novelty
 from osteo_utils.errors import ImageError
 from osteo_utils.figures.overlay import (
@@ -19,6 +19,7 @@ from osteo_utils.figures.overlay import (
     picture_of_map,
     saliency_map,
 )
+from osteo_utils.formats.films import decode
 from osteo_utils.inference import (
     Member,
     answer,

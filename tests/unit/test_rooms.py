@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "osteo_utils"
 # From the ground up: a module may import from its own room and from those before it.
 FLOORS = (
     *("errors", "escape", "registry", "store", "progress", "runs"),
-    *("scoring", "phantom", "data", "networks", "saliency", "course", "figures"),
+    *("scoring", "phantom", "formats", "data", "networks", "saliency", "course", "figures"),
     *("inference", "widgets", "chapters", "export", "cli", "__main__"),
 )
 

@@ -86,7 +86,7 @@ function inspectWebp(bytes) {
 }
 
 // Whether the EXIF chunk of a WebP gives an orientation other than upright: tag 0x0112, one number of
-// 16 bits, 2 to 8. As osteo_utils.data.images._orientation; XMP turns nothing.
+// 16 bits, 2 to 8. As osteo_utils.formats.films._orientation; XMP turns nothing.
 function isTurned(bytes, view) {
   let at = 12;
   while (at + 8 < bytes.length && ascii(bytes, at, 4) !== "EXIF") {

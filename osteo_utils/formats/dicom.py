@@ -29,7 +29,8 @@ from pydicom.uid import (
     JPEGExtended12Bit,
 )
 
-from osteo_utils.data.pixels import (
+from osteo_utils.errors import ImageError
+from osteo_utils.formats.pixels import (
     MAX_PIXELS,
     Display,
     Grey,
@@ -38,7 +39,6 @@ from osteo_utils.data.pixels import (
     own_range,
     to_grey,
 )
-from osteo_utils.errors import ImageError
 
 _MAX_INFLATED: Final = 4 * MAX_PIXELS  # bytes of a deflated file: more than any film has
 _NO_FRAME_HEADER: Final = (0xC4, 0xC8, 0xCC, *range(0xD0, 0xF7))  # of the markers C0 to F7
@@ -65,7 +65,7 @@ def read_dicom(name: object, data: bytes) -> tuple[str, Grey]:
     Raises:
         ImageError: It is no DICOM image of one frame, grey or in colours of 8 bits, of a usual size
             and in a compression that is read here.
-        Exception: Damaged data raise nearly anything (`images.decode` makes an `ImageError` of it).
+        Exception: Damaged data raise nearly anything (`films.decode` makes an `ImageError` of it).
 
     Example:
         >>> from pydicom.dataset import Dataset

@@ -1,0 +1,1 @@
+"""What files of radiographs hold: the decoders, and archives unpacked in safety."""
