@@ -15,14 +15,13 @@ import streamlit as st
 from interface import report, runs
 from interface.report import Section
 from interface.runs import Answer, Listed, Record
-from osteo_utils import NOTICE, inference
+from osteo_utils import NOTICE, inference, overlay
 from osteo_utils.data.images import fit_square
 from osteo_utils.errors import ImageError
 from osteo_utils.escape import markdown, spreadsheet
-from osteo_utils.figures import overlay
-from osteo_utils.figures.overlay import COLOURS, Picture, SaliencyMap
 from osteo_utils.formats.pixels import Grey
 from osteo_utils.inference import Film, Member, title_of
+from osteo_utils.overlay import COLOURS, Picture, SaliencyMap
 from osteo_utils.registry import CLASS_NAMES, OSTEOPENIA_BELOW, OSTEOPOROSIS_AT_OR_BELOW
 from osteo_utils.runs import RunError, read_run
 from osteo_utils.saliency.gradcam import TITLES, CamError

@@ -10,8 +10,8 @@ from interface.runs import Answer, Record
 from osteo_utils import NOTICE
 from osteo_utils.course import installed
 from osteo_utils.data.novelty import REMARK
-from osteo_utils.figures.overlay import Picture, figure_html, picture_of_film
 from osteo_utils.inference import Film, Member
+from osteo_utils.overlay import Picture, figure_html, picture_of_film
 from osteo_utils.registry import CLASS_COLOURS, CLASS_NAMES
 from osteo_utils.scoring.evaluate import IF_CALIBRATED, beside_calibrated, with_interval
 

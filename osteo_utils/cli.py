@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
-    from osteo_utils.figures.overlay import SaliencyMap
     from osteo_utils.inference import Film, Member
+    from osteo_utils.overlay import SaliencyMap
     from osteo_utils.runs import Run
 
 _LARGEST_PICTURE: Final = 1024  # pixels a side of an overlay

@@ -22,10 +22,10 @@ from PIL import Image
 from osteo_utils.data.images import fit_square
 from osteo_utils.data.novelty import FILE, Novelty, load_novelty
 from osteo_utils.errors import ImageError
-from osteo_utils.figures.overlay import SaliencyMap, saliency_map
 from osteo_utils.formats.films import ImageFacts, examine, read_bytes
 from osteo_utils.formats.pixels import Grey
 from osteo_utils.networks.saved import load_with_note
+from osteo_utils.overlay import SaliencyMap, saliency_map
 from osteo_utils.phantom import simulate_knee
 from osteo_utils.registry import get_architecture
 from osteo_utils.runs import Run, RunError

@@ -90,6 +90,7 @@ def load_arrays(
         ValueError: There are not as many digests as paths.
 
     Example:
+        >>> from PIL import Image
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     Image.new("L", (6, 6), 7).save(Path(folder, "1.png"))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import traitlets
 from matplotlib import colormaps
 
-from osteo_utils.figures.overlay import COLOURS, SIGNED_COLOURS
+from osteo_utils.overlay import COLOURS, SIGNED_COLOURS
 from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.widgets.base import css, esm
 

@@ -13,12 +13,11 @@ from typing import Any, Final
 import ipywidgets
 import numpy as np
 
-from osteo_utils import NOTICE, inference
+from osteo_utils import NOTICE, inference, overlay
 from osteo_utils.data.novelty import REMARK
-from osteo_utils.figures import overlay
-from osteo_utils.figures.overlay import COLOURS, SaliencyMap, figure_html
 from osteo_utils.formats.pixels import Grey
 from osteo_utils.inference import Answers, Member, open_member
+from osteo_utils.overlay import COLOURS, SaliencyMap, figure_html
 from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import RunError, read_run
 

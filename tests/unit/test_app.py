@@ -18,7 +18,6 @@ from interface import runs as offered
 from osteo_utils import NOTICE, course
 from osteo_utils.data.images import fit_square
 from osteo_utils.data.novelty import FILE, REMARK, fit_novelty
-from osteo_utils.figures.overlay import picture_of_map
 from osteo_utils.formats.films import decode
 from osteo_utils.inference import (
     EXAMPLE_T_SCORES,
@@ -29,6 +28,7 @@ from osteo_utils.inference import (
     uploaded_film,
 )
 from osteo_utils.networks.saved import load_model
+from osteo_utils.overlay import picture_of_map
 from osteo_utils.runs import probabilities, read_run
 from osteo_utils.scoring.evaluate import temperature, tempered
 

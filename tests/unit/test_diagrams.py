@@ -6,8 +6,7 @@ import pytest
 from keras import layers
 from matplotlib.patches import FancyBboxPatch
 
-from osteo_utils.figures import diagrams
-from osteo_utils.figures.diagrams import describe, graph_diagram, outline, stage_diagram
+from osteo_utils.diagrams import describe, graph_diagram, graphs, outline, stage_diagram
 from osteo_utils.networks.cost import calls
 
 
@@ -149,10 +148,10 @@ def test_graph_of_a_chain_says_that_it_has_no_branch():
 def test_arrows_that_skip_a_row_pass_beside_its_boxes():
     inputs = keras.Input((8, 8, 4))
     x = layers.Add()([inputs, conv(conv(inputs, 4), 4)])
-    found = diagrams._boxes(calls(keras.Model(inputs, x)))
-    bands, edges = diagrams._bands(found)
-    diagrams._order(bands, edges)
-    diagrams._place(bands, edges)
+    found = graphs._boxes(calls(keras.Model(inputs, x)))
+    bands, edges = graphs._bands(found)
+    graphs._order(bands, edges)
+    graphs._place(bands, edges)
     assert [len(band) for band in bands] == [1, 2, 2, 1]
     for band in bands[1:3]:
         one, other = sorted(band, key=lambda box: box.x)
@@ -163,11 +162,11 @@ def test_ordering_removes_crossings_that_need_not_be():
     inputs = keras.Input((8, 8, 1))
     tops = [layers.Conv2D(n, 1)(inputs) for n in (1, 2, 3)]
     ends = [layers.Conv2D(2, 1)(x) for x in reversed(tops)]
-    bands, edges = diagrams._bands(diagrams._boxes(calls(keras.Model(inputs, ends))))
+    bands, edges = graphs._bands(graphs._boxes(calls(keras.Model(inputs, ends))))
     bands[1].reverse()
-    assert diagrams._crossings(bands, edges) == 3
-    diagrams._order(bands, edges)
-    assert diagrams._crossings(bands, edges) == 0
+    assert graphs._crossings(bands, edges) == 3
+    graphs._order(bands, edges)
+    assert graphs._crossings(bands, edges) == 0
 
 
 @pytest.mark.parametrize(

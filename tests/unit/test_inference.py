@@ -12,13 +12,6 @@ from osteo_utils import inference
 from osteo_utils.data.images import fit_square
 from osteo_utils.data.novelty import Novelty
 from osteo_utils.errors import ImageError
-from osteo_utils.figures.overlay import (
-    SIGNED_COLOURS,
-    flat_line,
-    overlay,
-    picture_of_map,
-    saliency_map,
-)
 from osteo_utils.formats.films import decode
 from osteo_utils.inference import (
     Member,
@@ -34,6 +27,13 @@ from osteo_utils.inference import (
 from osteo_utils.networks.fingerprint import network_digests
 from osteo_utils.networks.models import build
 from osteo_utils.networks.saved import load_model
+from osteo_utils.overlay import (
+    SIGNED_COLOURS,
+    flat_line,
+    overlay,
+    picture_of_map,
+    saliency_map,
+)
 from osteo_utils.registry import last_conv_layers
 from osteo_utils.runs import RunError
 from osteo_utils.saliency.gradcam import METHODS, CamError, CamWarning, occlusion

@@ -15,7 +15,7 @@ from tiny_runs import make_run
 from osteo_utils import inference
 from osteo_utils.data.images import fit_square
 from osteo_utils.data.novelty import REMARK, fit_novelty
-from osteo_utils.figures.overlay import overlay
+from osteo_utils.overlay import overlay
 from osteo_utils.phantom import simulate_knee
 from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import RunError

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "osteo_utils"
 FLOORS = (
     *("errors", "escape", "registry", "store", "progress", "runs"),
     *("scoring", "phantom", "formats", "data", "networks", "saliency", "course", "figures"),
+    *("diagrams", "overlay"),
     *("inference", "widgets", "chapters", "export", "cli", "__main__"),
 )
 
