@@ -1,6 +1,7 @@
 """What is wrong with a set of radiographs: copies, label conflicts, shortcuts, and what to keep.
 
-Byte and pixel copies are found by hashes, altered ones by `copies`. Every file is decoded once.
+Byte and pixel copies are found by hashes, altered ones by `near_duplicates`. Every file is decoded
+once.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
-from osteo_utils.data import copies
+from osteo_utils import near_duplicates
 from osteo_utils.data.images import read_image
 from osteo_utils.errors import ImageError
 from osteo_utils.formats.films import THREADS, decoder
@@ -32,7 +33,7 @@ from osteo_utils.store import replace_file, source_digest
 # Correlation of detail after registration. The most similar of all pairs of 210 different real
 # radiographs have 0.79, of the knees of the quick corpus (the two of a patient among them) 0.75.
 # Of altered copies of these radiographs the lowest has 0.87 (contrast stretched locally), nearly
-# all have 0.95 (benchmarks/bench_copies.py).
+# all have 0.95 (benchmarks/bench_near_duplicates.py).
 SAME_IMAGE: Final = 0.84
 RESAMPLES: Final = 1000  # of the bootstrap and of the permutation test behind each shortcut
 BORDER: Final = ["border_black", "border_white", "border_mean"]
@@ -131,7 +132,7 @@ class _Decoded(NamedTuple):
 
     content: str = ""  # hash of the pixels
     border: tuple[float, float, float] = (np.nan, np.nan, np.nan)
-    film: copies.Film | None = None
+    film: near_duplicates.Film | None = None
     problem: str = ""
 
 
@@ -149,7 +150,7 @@ def _decode_all(root: Path, images: pd.DataFrame) -> list[_Decoded]:
 
 def _facts_of(image: Grey) -> _Decoded:
     content = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-    return _Decoded(content, _border(image), copies.extract_features(image))
+    return _Decoded(content, _border(image), near_duplicates.extract_features(image))
 
 
 def _border(image: Grey) -> tuple[float, float, float]:
@@ -168,11 +169,11 @@ def _equal_pairs(keys: pd.Series, kind: str) -> pd.DataFrame:
     return pairs.assign(rotation=0.0, scale=1.0, shift=0.0)
 
 
-def _near_pairs(images: pd.DataFrame, films: list[copies.Film]) -> pd.DataFrame:
+def _near_pairs(images: pd.DataFrame, films: list[near_duplicates.Film]) -> pd.DataFrame:
     """Pairs among distinct images whose detail was compared; `a` and `b` are rows of `images`."""
     sizes, rows = images[["width", "height"]].to_numpy(float), images.index.to_numpy()
     found = []
-    for pair in copies.find_pairs(films):
+    for pair in near_duplicates.find_pairs(films):
         rotation, scale, shift = _rotation_scale_shift(pair, sizes[pair.a], sizes[pair.b])
         in_place = abs(rotation) < 1 and abs(scale - 1) < 0.02 and shift < 0.02
         kind = "near" if in_place else "transformed"
@@ -184,7 +185,7 @@ def _near_pairs(images: pd.DataFrame, films: list[copies.Film]) -> pd.DataFrame:
 
 
 def _rotation_scale_shift(
-    pair: copies.Pair, size_a: Floats, size_b: Floats
+    pair: near_duplicates.Pair, size_a: Floats, size_b: Floats
 ) -> tuple[float, float, float]:
     """Degrees counter-clockwise, scale, and shift of the middle, in shares of the film's side."""
     linear = pair.affine[:, :2] * (-1 if pair.mirrored else 1, 1)
@@ -467,7 +468,7 @@ def audit_code() -> str:
     Returns:
         Two digests, SHA-256 (hex), with a space between.
     """
-    return f"{source_digest(__file__, copies.__file__, evaluate.__file__)} {decoder()}"
+    return f"{source_digest(__file__, near_duplicates.__file__, evaluate.__file__)} {decoder()}"
 
 
 def read_audit(folder: Path | str) -> Audit:

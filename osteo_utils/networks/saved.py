@@ -89,7 +89,7 @@ def load_with_note(run: Run) -> "tuple[keras.Model, str]":
 
 def _build_by_name(run: Run) -> Any:  # noqa: ANN401
     """The network that the registry builds under this name, if it is the one that was trained."""
-    from osteo_utils.networks.fingerprint import network_digests
+    from osteo_utils.fingerprint import network_digests
     from osteo_utils.networks.models import build
 
     if not isinstance(known := run.info.get("network"), dict):

@@ -39,8 +39,8 @@ import pandas as pd
 from osteo_utils.data.images import load_arrays
 from osteo_utils.data.novelty import fit_novelty
 from osteo_utils.data.splits import PARTS, split_identity
+from osteo_utils.fingerprint import network_digests, plain
 from osteo_utils.networks.cost import multiply_adds
-from osteo_utils.networks.fingerprint import network_digests, plain
 from osteo_utils.networks.models import BACKBONES, Backbone, Weights, Width, build
 from osteo_utils.networks.saved import load_model
 from osteo_utils.progress import progress, watched

@@ -5,8 +5,8 @@ import pytest
 from keras import layers, ops
 from tiny_networks import register
 
+from osteo_utils.fingerprint import describe, network_digests, plain
 from osteo_utils.networks import models
-from osteo_utils.networks.fingerprint import describe, network_digests, plain
 from osteo_utils.networks.models import build
 
 

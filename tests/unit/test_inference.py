@@ -12,6 +12,7 @@ from osteo_utils import inference
 from osteo_utils.data.images import fit_square
 from osteo_utils.data.novelty import Novelty
 from osteo_utils.errors import ImageError
+from osteo_utils.fingerprint import network_digests
 from osteo_utils.formats.films import decode
 from osteo_utils.inference import (
     Member,
@@ -24,7 +25,6 @@ from osteo_utils.inference import (
     open_member,
     uploaded_film,
 )
-from osteo_utils.networks.fingerprint import network_digests
 from osteo_utils.networks.models import build
 from osteo_utils.networks.saved import load_model
 from osteo_utils.overlay import (

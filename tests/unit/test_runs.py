@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from osteo_utils.networks.fingerprint import network_digests
+from osteo_utils.fingerprint import network_digests
 from osteo_utils.networks.models import build
 from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import CLASS_NAMES

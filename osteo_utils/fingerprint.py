@@ -8,7 +8,7 @@ count as well, but not the functions which these call.
 
 What no digest holds: the values of the initial weights. How a layer draws them is one of its
 settings, but what a builder changes afterwards is not seen, nor is a change inside Keras; after
-such a change raise `training._METHOD_VERSION`.
+such a change raise `networks.training._METHOD_VERSION`.
 """
 
 import hashlib

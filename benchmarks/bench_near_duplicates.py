@@ -1,6 +1,6 @@
 """Recall of the search for altered copies, by kind of alteration, and the false pairs.
 
-    python benchmarks/bench_copies.py FOLDER [kind ...]
+    python benchmarks/bench_near_duplicates.py FOLDER [kind ...]
 
 FOLDER is a corpus; of its files without copies and conflicts each gets one altered twin of a kind.
 """
@@ -15,10 +15,16 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 from skimage.exposure import equalize_adapthist
 
-from osteo_utils.data import copies
 from osteo_utils.data.audit import SAME_IMAGE
 from osteo_utils.data.corpus import list_corpus
 from osteo_utils.data.images import read_image
+from osteo_utils.near_duplicates import (
+    candidates,
+    extract_features,
+    find_pairs,
+    register,
+    whitening,
+)
 from osteo_utils.scoring.evaluate import wilson
 
 Film = Image.Image
@@ -131,19 +137,19 @@ def distinct_films(folder: Path) -> list[Film]:
 
 def main(folder: str, *kinds: str) -> None:
     films = distinct_films(Path(folder))
-    n, originals = len(films), [copies.extract_features(np.asarray(film)) for film in films]
-    strangers = [pair.similarity for pair in copies.find_pairs(originals)]
+    n, originals = len(films), [extract_features(np.asarray(film)) for film in films]
+    strangers = [pair.similarity for pair in find_pairs(originals)]
     false = sum(value >= SAME_IMAGE for value in strangers)
     print(f"{n} distinct films, {len(strangers)} pairs compared: {false} false pairs, ", end="")
     print(f"the most similar {np.sort(strangers)[-3:].round(3)}, threshold {SAME_IMAGE}")
     print(f"{'kind':28}{'n':>5} recall (95 % interval)   lowest found  false pairs  CPU s")
     for kind in kinds or KINDS:
         start, rng = time.process_time(), np.random.default_rng(0)
-        twins = [copies.extract_features(np.asarray(KINDS[kind](film, rng))) for film in films]
+        twins = [extract_features(np.asarray(KINDS[kind](film, rng))) for film in films]
         both, found, wrong = originals + twins, dict[int, float](), set[tuple[int, int]]()
-        basis = copies.whitening(both)
-        for a, b, mirrored in copies.candidates(both, basis):
-            pair = copies.register(both, basis, a, b, mirrored) if b >= n else None
+        basis = whitening(both)
+        for a, b, mirrored in candidates(both, basis):
+            pair = register(both, basis, a, b, mirrored) if b >= n else None
             if pair and pair.similarity >= SAME_IMAGE:
                 if b - a == n:
                     found[a] = max(pair.similarity, found.get(a, 0))

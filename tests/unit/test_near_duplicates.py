@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
-from osteo_utils.data import copies
+from osteo_utils import near_duplicates
 from osteo_utils.data.audit import SAME_IMAGE, _components, _rotation_scale_shift
-from osteo_utils.data.copies import extract_features, find_pairs
 from osteo_utils.data.corpus import list_corpus
 from osteo_utils.data.images import read_image
 from osteo_utils.formats.films import THREADS
+from osteo_utils.near_duplicates import extract_features, find_pairs
 from osteo_utils.phantom import simulate_knee
 
 BILINEAR = Image.Resampling.BILINEAR
@@ -158,7 +158,7 @@ def test_descriptors_do_not_see_inversion_and_mirror_as_the_film_does():
     assert np.abs(dark.descriptors - film.descriptors).max() < 0.01
     mirrored = {
         complex(np.round(-p.conjugate(), 3)): d
-        for p, d in zip(film.points, copies._mirrored(film.descriptors), strict=True)
+        for p, d in zip(film.points, near_duplicates._mirrored(film.descriptors), strict=True)
     }
     known = [
         (d, mirrored[key])
@@ -172,7 +172,7 @@ def test_descriptors_do_not_see_inversion_and_mirror_as_the_film_does():
 def test_flat_margins_are_overwritten_with_what_is_next_to_them():
     small = np.full((20, 20), 255, np.uint8)
     small[4:, :] = np.arange(20) * 10
-    filled, box = copies._without_margins(small)
+    filled, box = near_duplicates._without_margins(small)
     assert (filled == np.arange(20) * 10).all()
     assert box == pytest.approx((-0.5, 6 / 20 - 0.5, 0.5, 0.5))
 
@@ -181,16 +181,16 @@ def test_what_all_descriptors_share_counts_as_little_as_the_rest_once_whitened()
     films = [extract_features(np.asarray(phantom(seed))) for seed in range(4)]
     flat = np.concatenate([film.descriptors.reshape(-1, 64) for film in films]).astype(float)
     strength = np.linalg.eigvalsh(flat.T @ flat)
-    assert strength[-1] > 20 * strength[-copies.COMPONENTS]  # as they are
-    whitened = flat @ copies.whitening(films)
-    assert np.allclose(whitened.T @ whitened, np.eye(copies.COMPONENTS), atol=1e-3)
+    assert strength[-1] > 20 * strength[-near_duplicates.COMPONENTS]  # as they are
+    whitened = flat @ near_duplicates.whitening(films)
+    assert np.allclose(whitened.T @ whitened, np.eye(near_duplicates.COMPONENTS), atol=1e-3)
 
 
 def test_the_nearest_descriptor_of_another_film_wins_by_hand():
     known = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 1]], np.float32)
     owner = np.array([0, 0, 1, 2])
-    assert copies._owner_of_nearest(known, owner, known, owner).tolist() == [2, 2, 2, 1]
-    some = copies._owner_of_nearest(known[[0, 3]], owner[[0, 3]], known, owner)
+    assert near_duplicates._owner_of_nearest(known, owner, known, owner).tolist() == [2, 2, 2, 1]
+    some = near_duplicates._owner_of_nearest(known[[0, 3]], owner[[0, 3]], known, owner)
     assert some.tolist() == [2, 1]
 
 
@@ -199,7 +199,7 @@ def test_the_memory_of_the_search_is_that_of_its_tiles():
     owner = np.repeat(np.arange(500), 80)
     known = np.random.default_rng(0).standard_normal((len(owner), 4), np.float32)
     tracemalloc.start()
-    copies._owner_of_nearest(known[::8], owner[::8], known, owner)
+    near_duplicates._owner_of_nearest(known[::8], owner[::8], known, owner)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 15e6 * THREADS
@@ -208,10 +208,10 @@ def test_the_memory_of_the_search_is_that_of_its_tiles():
 def test_a_map_by_hand_warps_as_it_says():
     """Positions one tenth to the right: what was there is seen here."""
     grey = np.tile(np.arange(20, dtype=np.float32), (20, 1))
-    seen = copies._warp(grey, np.array([[1, 0, 0.1], [0, 1, 0]]))
+    seen = near_duplicates._warp(grey, np.array([[1, 0, 0.1], [0, 1, 0]]))
     assert np.allclose(seen[:, :18], grey[:, 2:])
     quarter = np.array([[0, 1, 0], [-1, 0, 0]])  # x of the film is y of what is seen
-    assert np.allclose(copies._warp(grey, quarter), grey.T, atol=1e-4)
+    assert np.allclose(near_duplicates._warp(grey, quarter), grey.T, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -238,11 +238,11 @@ def test_what_is_kept_of_a_film_does_not_grow_with_it():
 def test_chapter_02_tells_the_numbers_of_the_search():
     text = (Path(__file__).parents[2] / "notebooks/02_data_audit.ipynb").read_text("utf-8")
     for told in (
-        f"up to {copies.POINTS} small places",
-        f"*descriptor* of {copies.CELLS**2 * copies.DIRECTIONS} numbers",
-        f"each of the {copies.QUERIES} strongest keypoints",
-        f"The {copies.NEIGHBOURS} films that most of them point to",
-        f"if at least {copies.VOTES} do",
-        f"({copies.SIDES[0]} to {copies.SIDES[1]} pixels",
+        f"up to {near_duplicates.POINTS} small places",
+        f"*descriptor* of {near_duplicates.CELLS**2 * near_duplicates.DIRECTIONS} numbers",
+        f"each of the {near_duplicates.QUERIES} strongest keypoints",
+        f"The {near_duplicates.NEIGHBOURS} films that most of them point to",
+        f"if at least {near_duplicates.VOTES} do",
+        f"({near_duplicates.SIDES[0]} to {near_duplicates.SIDES[1]} pixels",
     ):
         assert told in text
