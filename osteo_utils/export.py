@@ -19,6 +19,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from osteo_utils.data.novelty import FILE, REMARK, SIDE, Novelty
+from osteo_utils.errors import CourseError
 from osteo_utils.figures.plots import SALIENCY_CMAP
 from osteo_utils.inference import Member, open_member
 from osteo_utils.networks.training import Arrays
@@ -38,7 +39,7 @@ EXAMPLE_T_SCORES: Final = (0.4, -1.7, -2.4, -3.8)
 _FILMS_IN_BIN: Final = 20  # the least that make a share worth telling
 
 
-class ExportError(ValueError):
+class ExportError(CourseError):
     """A network that cannot be exported, or whose export does not do what the network does."""
 
 
@@ -76,12 +77,18 @@ def with_features(model: keras.Model) -> keras.Model:
     pooled, logits = layers.get("pooled"), layers.get("logits")
     if not isinstance(pooled, keras.layers.GlobalAveragePooling2D) or logits is None:
         raise ExportError(
-            f"{model.name}: expected global average pooling ('pooled') and one dense layer "
-            f"('logits') at its end, found {', '.join(layer.name for layer in model.layers[-4:])}; "
-            "its heatmaps need gradients, which a page has not: export another network"
+            model.name,
+            "global average pooling ('pooled') and one dense layer ('logits') at its end",
+            ", ".join(layer.name for layer in model.layers[-4:]),
+            "Its heatmaps need gradients, which a page has not: export another network.",
         )
-    if logits.kernel.shape[0] != pooled.output.shape[-1]:
-        raise ExportError(f"{model.name}: expected nothing to learn between 'pooled' and 'logits'")
+    if (inputs := logits.kernel.shape[0]) != (pooled_maps := pooled.output.shape[-1]):
+        raise ExportError(
+            model.name,
+            "nothing to learn between 'pooled' and 'logits'",
+            f"{pooled_maps} maps pooled for {inputs} inputs",
+            "Export a network without a hidden layer.",
+        )
     return keras.Model(model.input, [model.output, pooled.input], name=model.name)
 
 
@@ -204,25 +211,21 @@ def check_site(folder: Path | str, runs: Iterable[Run]) -> None:
     `runs` are those of today; a network of an earlier training is none of them.
     """
     folder = Path(folder)
+    remedy = f"Delete {folder} and build again."
     known = {(run.info["model"], run.info["seed"]): model_digest(run) for run in runs}
     for facts in json.loads((folder / "index.json").read_text("utf-8"))["models"]:
         file, made_of = folder / facts["file"], facts["run"]
         if known.get((made_of["model"], made_of["seed"])) != made_of["sha256"]:
-            raise ExportError(
-                f"{file}: expected the network of a run of today, found that of an earlier "
-                f"training of {facts['name']}; delete {folder} and build again"
-            )
+            found = f"that of an earlier training of {facts['name']}"
+            raise ExportError(file, "the network of a run of today", found, remedy)
         if not file.stem.endswith(hashlib.sha256(file.read_bytes()).hexdigest()[:12]):
-            raise ExportError(
-                f"{file}: expected the digest of its bytes in its name, found other bytes; delete "
-                f"{folder} and build again"
-            )
+            raise ExportError(file, "the digest of its bytes in its name", "other bytes", remedy)
 
 
 def _exported(run: Run, parts: Mapping[str, Arrays], folder: Path) -> dict[str, Any]:
     member = open_member(run)
     if member.novelty is None:
-        raise ExportError(f"{run.folder}: expected {FILE} for the page, found none; train it again")
+        raise ExportError(run.folder, f"{FILE} for the page", "none", "Train it again.")
     films = np.concatenate([parts["test"][0], parts["validation"][0]])[:COMPARED]
     return describe(member, export_onnx(member, films, folder))
 
@@ -291,11 +294,12 @@ def _compare(
     kernel = np.asarray(network.get_layer("logits").kernel)
     wanted, features = network.predict(images, verbose=0)
     found, exported = session.run(["probabilities", "features"], {"radiograph": images})
-    if np.ptp(wanted, axis=0).max() < LEAST_SPREAD:
+    if (spread := np.ptp(wanted, axis=0).max()) < LEAST_SPREAD:
         raise AlikeError(
-            f"{where}: expected probabilities that differ between {len(images)} images by "
-            f"{LEAST_SPREAD} or more, found {np.ptp(wanted, axis=0).max():.1e}; such a network "
-            "agrees with anything: compare on other images, or train it further"
+            where,
+            f"probabilities that differ between {len(images)} images by {LEAST_SPREAD} or more",
+            f"{spread:.1e}",
+            "It agrees with anything: compare on other images, or train it further.",
         )
     _agree("probabilities", float(np.abs(wanted - found).max()), TOLERANCE, where)
     maps = class_maps(features, kernel)
@@ -307,9 +311,10 @@ def _compare(
 def _agree(what: str, difference: float, tolerance: float, where: object) -> None:
     if not difference <= tolerance:  # true for NaN as well
         raise ExportError(
-            f"{where}: expected {what} within {tolerance} of Keras, found a difference of "
-            f"{difference:.1e}; the export must not be used: check the versions of tf2onnx, onnx "
-            "and onnxruntime against constraints.txt"
+            where,
+            f"{what} within {tolerance} of Keras",
+            f"a difference of {difference:.1e}",
+            "Check the versions of tf2onnx, onnx and onnxruntime against constraints.txt.",
         )
 
 

@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from osteo_utils.data.audit import read_audit
 from osteo_utils.data.splits import PARTS, read_split, split_hash
+from osteo_utils.errors import CourseError
 from osteo_utils.escape import markdown
 from osteo_utils.registry import (
     ARCHITECTURES,
@@ -53,11 +54,8 @@ _BRIEF: Final = ("accuracy", "balanced_accuracy")
 _WEIGHTS: Final = (None, "members", "imagenet")  # whose origin the licence explains
 
 
-class CardError(ValueError):
-    """A card with an empty field: which field, of which run or method, what to do."""
-
-    def __init__(self, field: str, where: object, found: object, remedy: str) -> None:
-        super().__init__(f"{where}: expected the field {field!r} of its card, {found}; {remedy}")
+class CardError(CourseError):
+    """A card with an empty field: of which run or method, which field, what to do."""
 
 
 class Findings(NamedTuple):
@@ -114,17 +112,20 @@ def read_models(runs: Path, shown: Iterable[Path]) -> dict[str, list[Run]]:
     found = [read_run(folder, known) for folder in shown]
     found.sort(key=lambda run: (order.index(run.info["model"]), run.info["seed"]))
     if not found:
-        raise CardError("scores", runs, "found no finished run", "train a model first")
+        remedy = "Train a model first."
+        raise CardError(runs, "the field 'scores' of its card", "no finished run", remedy)
     return {name: list(each) for name, each in groupby(found, lambda run: run.info["model"])}
 
 
 def read_findings(runs: Path) -> Findings:
     """What the chapters left beside the runs; `CardError` if there are no figures."""
     if not (file := runs / "saliency.csv").exists():
-        raise CardError("saliency", runs, f"found no {file.name}", f"run {MEASURED_BY} first")
+        remedy = f"Run {MEASURED_BY} first."
+        raise CardError(runs, "the field 'saliency' of its cards", f"no {file.name}", remedy)
     figures = pd.read_csv(file, dtype={"run": str})
     if missing := [name for name in FIGURES if name not in figures]:
-        raise CardError("saliency", file, f"found no columns {missing}", f"run {MEASURED_BY} again")
+        remedy = f"Run {MEASURED_BY} again."
+        raise CardError(file, "the field 'saliency' of its cards", f"no columns {missing}", remedy)
     split: dict[str, Any] = json.loads((runs / "split.json").read_text("utf-8"))
     return Findings(read_audit(runs).images, split, figures)
 
@@ -132,8 +133,8 @@ def read_findings(runs: Path) -> Findings:
 def _check_measured(runs: Sequence[Run], figures: pd.DataFrame) -> None:
     measured = set(figures.loc[figures["model"] == runs[0].info["model"], "run"])
     if measured - {model_digest(run) for run in runs}:
-        found = "found figures of another training in saliency.csv"
-        raise CardError("saliency", runs[0].folder, found, f"run {MEASURED_BY} again")
+        found, remedy = "figures of another training in saliency.csv", f"Run {MEASURED_BY} again."
+        raise CardError(runs[0].folder, "the field 'saliency' of its card", found, remedy)
 
 
 def index_page(models: Mapping[str, Sequence[Run]], chapters: Sequence[str]) -> str:
@@ -313,9 +314,9 @@ def _limits(run: Run) -> dict[str, Any]:
     known = {name: value for name, s in recalls.items() if (value := s["value"]) is not None}
     weakest = min(known, key=lambda name: known[name]) if known else ""
     if (weights := run.info.get("weights")) not in _WEIGHTS:
-        found = f"found the weights {weights!r} in run.json"
-        expected = f"expected one of {', '.join(map(str, _WEIGHTS))}"
-        raise CardError("licence", run.folder, found, expected)
+        expected = f"one of {', '.join(map(str, _WEIGHTS))} for the field 'licence' of its card"
+        remedy = "Train it again, or explain the licence of these weights in card_texts/model.md."
+        raise CardError(run.folder, expected, f"the weights {weights!r} in run.json", remedy)
     return {
         "for_tests": get_profile(_fact(run, "profile", "limits")).for_tests,
         "profile": run.info["profile"],
@@ -353,10 +354,12 @@ def saliency_card(method: str, figures: pd.DataFrame, chapters: Sequence[str]) -
     Markdown. Raises `CardError` for a method that is not described or was not measured.
     """
     if not (known := TEXTS / f"saliency/{method}.md").is_file():
-        raise CardError("idea", method, "found none", f"describe the method in {known}")
+        remedy = f"Describe the method in {known}."
+        raise CardError(method, "the field 'idea' of its card", "none", remedy)
     own = figures[figures["method"] == method]
     if own.empty:
-        raise CardError("measured here", method, "found no figures", f"run {MEASURED_BY} with it")
+        remedy = f"Run {MEASURED_BY} with it."
+        raise CardError(method, "the field 'measured here' of its card", "no figures", remedy)
     shown = own.assign(model=own["model"].map(lambda name: get_architecture(name).title))
     facts = {"title": TITLES[method], "known": known.read_text("utf-8").strip()}
     return _page("saliency", chapters, measured=_figures_table(shown, "metric", "model"), **facts)
@@ -393,7 +396,8 @@ def _title(run: Run) -> str:
 def _fact(run: Run, key: str, field: str) -> Any:  # noqa: ANN401
     value = run.info.get(key)
     if value is None or value in ("", {}):
-        raise CardError(field, run.folder, f"found no {key!r} in run.json", "train it again")
+        expected = f"the field {field!r} of its card"
+        raise CardError(run.folder, expected, f"no {key!r} in run.json", "Train it again.")
     return value
 
 
@@ -404,8 +408,9 @@ def _told(run: Run, key: str, field: str) -> str:
 def _number(run: Run, key: str, field: str) -> float:
     value = _fact(run, key, field)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        found = f"found {key!r} to be {value!r} in run.json, no number"
-        raise CardError(field, run.folder, found, "train it again")
+        expected = f"a number for the field {field!r} of its card"
+        found = f"{key!r} to be {value!r} in run.json"
+        raise CardError(run.folder, expected, found, "Train it again.")
     return value
 
 
@@ -413,9 +418,8 @@ def _score(run: Run, name: str) -> dict[str, float | None]:
     """A score of the test part; its value may be None where it could not be measured."""
     found = run.metrics.get("test", {}).get(name)
     if not found:
-        raise CardError(
-            "scores", run.folder, f"found no test {name!r} in metrics.json", "train it again"
-        )
+        missing = f"no test {name!r} in metrics.json"
+        raise CardError(run.folder, "the field 'scores' of its card", missing, "Train it again.")
     return {
         key: None if value is None or math.isnan(value) else value for key, value in found.items()
     }

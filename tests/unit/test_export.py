@@ -220,7 +220,7 @@ def test_a_site_of_another_training_or_other_bytes_is_refused(run, films, tmp_pa
     with pytest.raises(export.ExportError, match=r"expected novelty\.json for the page"):
         export.write_site([read_run(anew)], [parts], tmp_path / "none", 48)
     build("custom_cnn", SIZE, seed=2).save(anew / "model.keras")
-    with pytest.raises(export.ExportError, match=r"earlier training of custom_cnn; delete"):
+    with pytest.raises(export.ExportError, match=r"earlier training of custom_cnn\. Delete"):
         export.check_site(site, [read_run(anew)])
     with pytest.raises(export.ExportError, match="earlier training"):
         export.check_site(site, [])
