@@ -18,14 +18,15 @@ BUILD = f"build/{config['name']}/{PROFILE}"
 PYTHON = shlex.quote(sys.executable)
 JUPYTER_BOOK = shlex.quote(str(Path(sys.executable).parent / "jupyter-book"))
 
-# What a chapter reads, as its notebook says: results of other chapters, and runs that are trained
-# before it, side by side. The order is that of the table of contents.
+# As its notebook says: the results of other chapters that a chapter reads, those that it writes, and
+# the runs that are trained before it, side by side. The order is that of the table of contents.
 PARTS = yaml.safe_load(Path("_toc.yml").read_text(encoding="utf-8"))["parts"]
 NOTEBOOKS = [page["file"] for part in PARTS for page in part["chapters"] if page["file"].startswith("notebooks/")]
 CHAPTERS = {
     Path(name).name: json.loads(Path(f"{name}.ipynb").read_text(encoding="utf-8"))["metadata"]["osteo"]
     for name in NOTEBOOKS
 }
+WRITERS = {result: chapter for chapter, facts in CHAPTERS.items() for result in facts["writes"]}
 
 OSTEO_UTILS = sorted(str(path) for path in Path("osteo_utils").rglob("*") if path.suffix in {".py", ".js", ".css", ".md"})
 DATA = sorted(str(path) for path in Path("data").rglob("*.csv"))
@@ -40,6 +41,10 @@ WITH_THREADS += f" TF_NUM_INTEROP_THREADS=1 {QUIET}"
 
 def executed(chapters):
     return [f"{BUILD}/notebooks/{chapter}.ipynb" for chapter in chapters]
+
+
+def written(results):
+    return executed(WRITERS[result] for result in results)
 
 
 def runs_of(models):
@@ -70,7 +75,7 @@ rule chapter:
         "book/execute.py",
         OSTEO_UTILS,
         DATA,
-        lambda wildcards: executed(CHAPTERS[wildcards.chapter]["reads"]),
+        lambda wildcards: written(CHAPTERS[wildcards.chapter]["reads"]),
         lambda wildcards: runs_of(CHAPTERS[wildcards.chapter]["runs"]),
         notebook="notebooks/{chapter}.ipynb",
     output:
@@ -89,7 +94,7 @@ rule chapter:
 rule train:
     # Newer files are no reason to train: the run itself knows what it was made from.
     input:
-        ancient(executed(["03_splitting_without_leaking"])),
+        ancient(written(["split"])),
         started_from,
     output:
         f"{BUILD}/trained/{{model}}-seed{{seed}}.txt",
@@ -109,7 +114,7 @@ rule export:
         "book/export_models.py",
         OSTEO_UTILS,
         f"{BUILD}/corpus.txt",
-        executed(["03_splitting_without_leaking"]),
+        written(["split"]),
         runs_of(OFFERED),
     output:
         directory(f"{BUILD}/models"),

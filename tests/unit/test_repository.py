@@ -54,13 +54,15 @@ def test_every_notebook_is_in_the_table_of_contents():
 
 
 def test_chapters_wait_for_what_they_read():
-    for path in (ROOT / "notebooks").glob("*.ipynb"):
-        text = path.read_text("utf-8")
-        needs = json.loads(text)["metadata"]["osteo"]
-        assert set(needs["reads"]) <= set(chapters()), path.stem
-        assert needs["runs"] == "all" or set(needs["runs"]) <= set(ARCHITECTURES), path.stem
-        if re.search(r"(?:show_training|train_seeds|trained)\(course, ", text):
-            assert needs["runs"], path.stem
+    texts = {path.stem: path.read_text("utf-8") for path in (ROOT / "notebooks").glob("*.ipynb")}
+    facts = {chapter: json.loads(text)["metadata"]["osteo"] for chapter, text in texts.items()}
+    written = [result for each in facts.values() for result in each["writes"]]
+    assert sorted(written) == sorted({"split", *written})  # of one writer each
+    for chapter, each in facts.items():
+        assert set(each["reads"]) <= set(written) - set(each["writes"]), chapter
+        assert each["runs"] == "all" or set(each["runs"]) <= set(ARCHITECTURES), chapter
+        if re.search(r"(?:show_training|train_seeds|trained)\(course, ", texts[chapter]):
+            assert each["runs"], chapter
 
 
 def test_every_page_is_in_the_table_of_contents():
