@@ -23,7 +23,7 @@ from typing import Any
 
 from osteo_utils.course import Course, listed, open_course
 from osteo_utils.data.corpus import corpus_name, listing_digest
-from osteo_utils.errors import CorpusError
+from osteo_utils.errors import CourseError
 from osteo_utils.registry import ARCHITECTURES, PROFILES, get_profile, recipe
 from osteo_utils.runs import differences, run_digest, settings_of
 from osteo_utils.store import replace_file
@@ -182,7 +182,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 def main() -> None:
     """Build, then print the address of the front page; exit status 1 if a step failed."""
     parser = argparse.ArgumentParser(description="Build the book.")
-    parser.add_argument("--profile", choices=PROFILES, default="quick")
+    parser.add_argument("--profile", default="quick", help=f"one of {', '.join(PROFILES)}")
     parser.add_argument("--corpus", type=corpus_argument, default="simulated")
     asked = parser.parse_args()
     folder = build_folder(asked.profile, asked.corpus)
@@ -190,7 +190,7 @@ def main() -> None:
         with redirect_stdout(sys.stderr):
             course = open_course(asked.profile, asked.corpus, runs=ROOT / "runs")
             write_corpus(course, folder / "corpus.txt")
-    except CorpusError as error:
+    except CourseError as error:
         sys.exit(f"The book was not built: {error}")
     trained = any(course.folder.glob("*/seed*/run.json"))
     expected = methods(asked.profile, folder) if trained else {}

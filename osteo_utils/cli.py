@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from inspect import cleandoc
 from itertools import combinations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from osteo_utils import NOTICE, __version__
+from osteo_utils.errors import CourseError
 from osteo_utils.escape import printable, spreadsheet
 from osteo_utils.registry import (
     ARCHITECTURES,
@@ -30,6 +31,7 @@ from osteo_utils.registry import (
     SALIENCY_METHODS,
     SCORES,
     get_architecture,
+    known_name,
 )
 
 if TYPE_CHECKING:
@@ -141,10 +143,24 @@ def _course_options(
     default = "(default: %(default)s)"
     which = f"simulated, kaggle, or the path of a folder or zip {default}"
     parser.add_argument(name, default="simulated", help=which, **corpus)
-    parser.add_argument("--profile", choices=PROFILES, default="quick", help=f"size {default}")
+    parser.add_argument(
+        "--profile", **_one_of("profile", PROFILES), default="quick", help=f"size {default}"
+    )
     where = f"folder of the runs; corpora/ lies beside it {default}"
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help=where)
     return parser
+
+
+def _one_of(what: str, names: Collection[str]) -> dict[str, Any]:
+    """How argparse takes one of these names; of an unknown one it tells which is like it."""
+
+    def checked(name: str) -> str:
+        try:
+            return known_name(what, name, names)
+        except CourseError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return {"type": checked, "choices": names}
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -153,7 +169,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", choices=parts, default=parts[0], help="(default: %(default)s)")
     parser.add_argument(
         "--score",
-        choices=SCORES,
+        **_one_of("score", SCORES),
         default=next(iter(SCORES)),
         metavar="SCORE",
         help="of the differences: %(choices)s (default: %(default)s)",
@@ -163,7 +179,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a radiograph")
-    parser.add_argument("--method", choices=SALIENCY_METHODS, default="grad_cam", metavar="METHOD")
+    methods = _one_of("method", SALIENCY_METHODS)
+    parser.add_argument("--method", **methods, default="grad_cam", metavar="METHOD")
     parser.add_argument(
         "--target",
         type=str.capitalize,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+from osteo_utils.errors import CourseError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +21,37 @@ CLASS_COLOURS: Final = {"Normal": "#0072B2", "Osteopenia": "#E69F00", "Osteoporo
 # World Health Organization, Technical Report Series 843 (1994): T-scores in standard deviations.
 OSTEOPENIA_BELOW: Final = -1.0
 OSTEOPOROSIS_AT_OR_BELOW: Final = -2.5
+
+
+def known_name(
+    what: str, name: str, names: Collection[str], error: type[CourseError] = CourseError
+) -> str:
+    """A name that is known; of one that is not, the error says which known one is like it.
+
+    Args:
+        what: What is named, such as "profile".
+        name: The name that was given.
+        names: Those that are known, in the order in which they are told.
+        error: The class of the error.
+
+    Returns:
+        `name`.
+
+    Raises:
+        CourseError: Nothing has this name.
+
+    Example:
+        >>> known_name("profile", "quik", PROFILES)
+        Traceback (most recent call last):
+        osteo_utils.errors.CourseError: profile: expected one of smoke, quick, full, found 'quik'. \
+Did you mean quick?
+    """
+    if name not in names:
+        known = {each.casefold(): each for each in names}
+        like = get_close_matches(name.casefold(), known, n=1)
+        remedy = f"Did you mean {known[like[0]]}?" if like else "Choose one of them."
+        raise error(what, f"one of {', '.join(names)}", repr(name), remedy)
+    return name
 
 
 def class_of_t_score(t_score: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -184,15 +218,13 @@ def get_profile(name: str) -> Profile:
         Its settings.
 
     Raises:
-        ValueError: No profile has this name; the message names the choices.
+        CourseError: No profile has this name.
 
     Example:
         >>> get_profile("quick").image_size
         96
     """
-    if name not in PROFILES:
-        raise ValueError(f"profile: expected one of {', '.join(PROFILES)}, found {name!r}")
-    return PROFILES[name]
+    return PROFILES[known_name("profile", name, PROFILES)]
 
 
 @dataclass(frozen=True)
@@ -255,18 +287,16 @@ def get_architecture(name: str) -> Architecture:
         What is particular to it.
 
     Raises:
-        ValueError: No architecture has this name, and the message names the choices; or the named
-            backbones cannot be fused.
+        CourseError: No architecture has this name.
+        ValueError: The named backbones cannot be fused.
 
     Example:
         >>> get_architecture("vgg16").last_conv
         'block5_conv3'
     """
-    if name in ARCHITECTURES:
-        return ARCHITECTURES[name]
     if "+" in name:
         return fusion(*name.split("+"))
-    raise ValueError(f"model: expected one of {', '.join(ARCHITECTURES)}, found {name!r}")
+    return ARCHITECTURES[known_name("model", name, ARCHITECTURES)]
 
 
 def fusion(*members: str) -> Architecture:

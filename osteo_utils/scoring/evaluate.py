@@ -27,7 +27,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 from scipy.stats import binomtest, norm
 
-from osteo_utils.registry import CLASS_NAMES
+from osteo_utils.registry import CLASS_NAMES, known_name
 
 Floats = npt.NDArray[np.float64]
 
@@ -586,8 +586,7 @@ def expected_cost(
 
 def _difference(y: npt.NDArray[np.int64], p: Floats, q: Floats, w: Floats, score: str) -> Floats:
     found = [weighted_scores(y, each, w) for each in (p, q)]
-    if score not in (known := [name for name in found[0] if name != "ece"]):
-        raise ValueError(f"score: expected one of {', '.join(known)}, found {score!r}")
+    known_name("score", score, [name for name in found[0] if name != "ece"])
     return np.asarray(found[0][score] - found[1][score])
 
 

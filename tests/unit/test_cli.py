@@ -133,6 +133,20 @@ def test_wrong_usage_is_2(wrong, capsys):
     assert "usage: osteo" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (["corpus", "--profile", "smok"], "found 'smok'. Did you mean smoke?"),
+        (["explain", "run", "film", "--method", "scorecam"], "Did you mean score_cam?"),
+        (["evaluate", "run", "--score", "acuracy"], "Did you mean accuracy?"),
+    ],
+)
+def test_a_name_that_is_mistyped_is_told_as_it_is_meant(wrong, told, capsys):
+    with pytest.raises(SystemExit):
+        main(wrong)
+    assert told in capsys.readouterr().err
+
+
 def test_an_interrupt_is_130_and_a_bug_keeps_its_trace(tmp_path, monkeypatch, capsys):
     def raising(error):
         def read(*_):
@@ -253,6 +267,7 @@ def test_the_corpus_is_where_the_chapters_have_it(simulated, monkeypatch, tmp_pa
 def test_train_names_the_models(tmp_path, failing):
     line = failing("train", "custom", "--runs", tmp_path / "runs")
     assert "expected one of custom_cnn, alexnet" in line
+    assert line.endswith("found 'custom'. Did you mean custom_cnn?")
     assert not (tmp_path / "corpora").exists()
 
 

@@ -3,13 +3,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from osteo_utils.errors import CourseError
 from osteo_utils.registry import (
     CLASS_COLOURS,
     CLASS_NAMES,
     PROFILES,
+    SALIENCY_METHODS,
+    SCORES,
     class_index,
     class_of_t_score,
+    get_architecture,
     get_profile,
+    known_name,
     recipe,
 )
 
@@ -75,5 +80,21 @@ def test_a_profile_without_recipes_changes_only_images_that_are_too_small():
 
 
 def test_an_unknown_profile_is_refused():
-    with pytest.raises(ValueError, match=r"expected one of smoke, quick, full, found 'fast'"):
+    with pytest.raises(ValueError, match=r"expected one of smoke, quick, full, found 'fast'\."):
         get_profile("fast")
+
+
+@pytest.mark.parametrize(
+    ("look_up", "wrong", "right"),
+    [
+        (get_profile, "quik", "quick"),
+        (get_architecture, "ResNet-50", "resnet50"),
+        (get_architecture, "vgg16+inceptionv3", "inception_v3"),
+        (lambda name: known_name("method", name, SALIENCY_METHODS), "gradcam++", "grad_cam"),
+        (lambda name: known_name("score", name, SCORES), "Balanced accuracy", "balanced_accuracy"),
+        (lambda name: known_name("class", name, CLASS_NAMES), "osteopenie", "Osteopenia"),
+    ],
+)
+def test_of_an_unknown_name_the_closest_known_one_is_told(look_up, wrong, right):
+    with pytest.raises(CourseError, match=rf"found '.*'\. Did you mean {right}\?$"):
+        look_up(wrong)
