@@ -75,7 +75,7 @@ def read_inputs(inputs: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     split = read_split(inputs / "split.csv")
     with np.load(inputs / "films.npz") as films:
         if str(films["films"]) != split.attrs["films"]:
-            raise SplitError(f"{inputs}: the films are not those that were split; pack them again")
+            raise SplitError(inputs, "the films that were split", "others", "Pack them again.")
         labels = {p: split.loc[split["part"] == p, "label"].to_numpy(np.int64) for p in PARTS}
         return {part: (films[part], labels[part]) for part in PARTS}, split
 
@@ -169,7 +169,7 @@ def collect(inputs: Path, runs: Path, out: Path, study: Profile = STUDY) -> None
     if missing := [f"{model}, seed {seed}" for model, seed, f in wanted if not is_complete(f)]:
         print(f"Without {'; '.join(missing)}: not trained.")
     if not whole:
-        raise RunError(f"{runs}: expected trained networks of the study, found none; train first")
+        raise RunError(runs, "trained networks of the study", "none", "Train them first.")
     keys = [{"model": run.info["model"], "seed": run.info["seed"]} for run in whole]
     out.mkdir(parents=True, exist_ok=True)
 

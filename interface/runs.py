@@ -107,7 +107,7 @@ def record(runs: Sequence[Run]) -> Record:
         scores = json.loads(table.to_json(orient="index", double_precision=6))
     if missing := set(SCORES) - set(scores):
         file = runs[0].folder / "metrics.json"
-        raise RunError(f"{file}: expected test scores, missing {sorted(missing)}; train again")
+        raise RunError(file, "test scores", f"no {', '.join(sorted(missing))}", "Train again.")
     return Record(t, len(known.labels), len(test.labels), scores)
 
 

@@ -360,11 +360,11 @@ def _refuse_if_used(folder: Path, changes: str) -> None:
     ours = {*FILES, "audit.json", "split.csv", "split.json", "cache"}
     names = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
     if others := [name for name in names if name not in ours]:
-        raise SplitError(
-            f"{folder / 'split.csv'}: expected the films that were split, found {changes}. "
+        remedy = (
             f"{', '.join(others[:3])} may rest on it: put the films back as they were, or delete "
             f"{folder} to start over."
         )
+        raise SplitError(folder / "split.csv", "the films that were split", changes, remedy)
 
 
 def arrays(course: Course, image_size: int | None = None) -> "dict[str, Arrays]":

@@ -127,10 +127,9 @@ def find_runs(root: Path | str) -> list[Path]:
     found = []
     for number, (folder, below, files) in enumerate(os.walk(root)):
         if number == MAX_FOLDERS:
-            raise RunError(
-                f"{root}: expected a folder of trained runs, found more than {MAX_FOLDERS:,} "
-                "folders in it; name the folder that holds the runs"
-            )
+            many = f"more than {MAX_FOLDERS:,} folders in it"
+            remedy = "Name the folder that holds the runs."
+            raise RunError(root, "a folder of trained runs", many, remedy)
         if "run.json" in files:
             found.append(Path(folder))
             below.clear()

@@ -7,7 +7,8 @@ whole.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,11 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from osteo_utils.errors import CourseError
 from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.store import replace_file
 
 PROBABILITY_COLUMNS: Final = tuple(f"p_{name.lower()}" for name in CLASS_NAMES)
 PREDICTION_COLUMNS: Final = ("path", "group", "part", "label", *PROBABILITY_COLUMNS)
+_TRAIN_AGAIN: Final = "Delete the run and train again."
 _TOLD: Final = 4  # differences that are named in one line
 _INFO_KINDS: Final[dict[str, type]] = {
     "class_names": list,
@@ -33,7 +36,7 @@ _INFO_KINDS: Final[dict[str, type]] = {
 }
 
 
-class RunError(ValueError):
+class RunError(CourseError):
     """A run folder that is unfinished, damaged, or made with other data or settings."""
 
 
@@ -198,9 +201,9 @@ def no_longer_fits(folder: Path, changed: str) -> RunError:
     Returns:
         The error, to be raised.
     """
+    remedy = "Delete that folder to train anew, or use other runs."
     return RunError(
-        f"{folder}: holds a training on other data or settings ({changed}); "
-        "delete that folder to train anew, or use other runs"
+        folder, "a training on these data and settings", f"one on others ({changed})", remedy
     )
 
 
@@ -213,7 +216,7 @@ def unfinished(folder: Path) -> RunError:
     Returns:
         The error, to be raised.
     """
-    return RunError(f"{folder}: expected a finished run with run.json, found none; train it first")
+    return RunError(folder, "a finished run with run.json", "none", "Train it first.")
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -307,10 +310,9 @@ def read_run(folder: Path, split_hash: str | None = None) -> Run:
         raise unfinished(folder)
     info = _read_info(folder / "run.json")
     if split_hash is not None and info["split_hash"] != split_hash:
-        raise RunError(
-            f"{folder}: expected a run on the split {split_hash[:12]}, found one on "
-            f"{str(info['split_hash'])[:12]}; delete the folder and train again, or use its split"
-        )
+        found = f"one on {info['split_hash'][:12]}"
+        remedy = "Delete the folder and train again, or use its split."
+        raise RunError(folder, f"a run on the split {split_hash[:12]}", found, remedy)
     predictions = _read_predictions(folder / "predictions.csv")
     metrics = _read_metrics(folder / "metrics.json")
     return Run(folder, info, predictions, metrics, _read_table(folder / "history.csv"))
@@ -349,19 +351,14 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
 
 def _read_info(file: Path) -> dict[str, Any]:
     info = _read_json(file)
-    if missing := [key for key in _INFO_KINDS if key not in info]:
-        raise RunError(f"{file}: expected the keys {', '.join(_INFO_KINDS)}, missing {missing}")
     for key, kind in _INFO_KINDS.items():
-        if type(info[key]) is not kind:  # True is no int here
-            raise RunError(
-                f"{file}: expected {key} to be of type {kind.__name__}, found {info[key]!r}; "
-                "delete the run and train again"
-            )
+        if type(info.get(key)) is not kind:  # True is no int here
+            found = repr(info[key]) if key in info else "no such key"
+            raise RunError(file, f"{key} to be of type {kind.__name__}", found, _TRAIN_AGAIN)
     if info["class_names"] != list(CLASS_NAMES):
-        raise RunError(
-            f"{file}: expected the class order {list(CLASS_NAMES)}, found {info['class_names']}; "
-            "this run cannot be mixed with others: train it again"
-        )
+        expected = f"the class order {list(CLASS_NAMES)}"
+        remedy = "This run cannot be mixed with others: train it again."
+        raise RunError(file, expected, info["class_names"], remedy)
     return info
 
 
@@ -371,10 +368,8 @@ def _read_metrics(file: Path) -> dict[str, Any]:
     for part, scores in metrics.items():
         found = scores.values() if isinstance(scores, dict) else [scores]
         if not all(map(_is_score, found)):
-            raise RunError(
-                f"{file}: expected for the {part} part the numbers of each score, "
-                f"found {scores!r:.200}; delete the run and train again"
-            )
+            expected = f"the numbers of each score for the {part} part"
+            raise RunError(file, expected, f"{scores!r:.200}", _TRAIN_AGAIN)
     return metrics
 
 
@@ -387,37 +382,37 @@ def _is_number(value: object) -> bool:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
+    with _damage_named(file, "JSON"):
         content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{file}: expected this file in a finished run, found none") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(
-            f"{file}: expected JSON, found: {error}; delete the run and train"
-        ) from error
     if not isinstance(content, dict):
-        raise RunError(f"{file}: expected a JSON object, found {type(content).__name__}")
+        raise RunError(file, "a JSON object", type(content).__name__, _TRAIN_AGAIN)
     return content
+
+
+@contextmanager
+def _damage_named(file: Path, kind: str) -> Iterator[None]:
+    """`RunError` where a file of a finished run is not there, or is not of its kind."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise RunError(file, "this file in a finished run", "none", _TRAIN_AGAIN) from None
+    except ValueError as error:  # of JSON, of pandas, of UTF-8
+        raise RunError(file, kind, error, _TRAIN_AGAIN) from error
 
 
 def _read_table(file: Path, names_of_missing: bool = True) -> pd.DataFrame:
     """A table as text and numbers; "NA" and the like are missing values, or plain text."""
     text = {"path": str, "group": str, "part": str}
-    try:
+    with _damage_named(file, "a table"):
         return pd.read_csv(file, dtype=text, keep_default_na=names_of_missing)
-    except FileNotFoundError:
-        raise RunError(f"{file}: expected this file in a finished run, found none") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise RunError(f"{file}: expected a table, found: {error}; train again") from error
 
 
 def _read_predictions(file: Path) -> pd.DataFrame:
     table = _read_table(file, names_of_missing=False)
     missing = [name for name in PREDICTION_COLUMNS if name not in table.columns]
     if missing:
-        raise RunError(
-            f"{file}: expected the columns {list(PREDICTION_COLUMNS)}, missing {missing}"
-        )
+        found = f"none named {', '.join(missing)}"
+        raise RunError(file, f"the columns {', '.join(PREDICTION_COLUMNS)}", found, _TRAIN_AGAIN)
     _check_numbers(table, file)
     return table
 
@@ -430,7 +425,6 @@ def _check_numbers(table: pd.DataFrame, file: Path) -> None:
     wrong |= ~(np.isclose(p.sum(axis=1), 1, atol=1e-3) & (p >= 0).all(axis=1))
     if wrong.any():
         row = int(wrong.argmax())
-        raise RunError(
-            f"{file}, line {row + 2}: expected a label 0..{len(CLASS_NAMES) - 1} and probabilities "
-            f"that sum to 1, found {table.iloc[row].to_dict()}; train again"
-        )
+        expected = f"a label 0..{len(CLASS_NAMES) - 1} and probabilities that sum to 1"
+        where, found = f"{file}, line {row + 2}", table.iloc[row].to_dict()
+        raise RunError(where, expected, found, _TRAIN_AGAIN)

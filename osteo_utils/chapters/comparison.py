@@ -207,7 +207,8 @@ def _combined(
     by_seed = [{run.info["seed"]: run for run in runs[member]} for member in members]
     shared = [seed for seed in by_seed[0] if all(seed in found for found in by_seed)]
     if not shared:
-        raise RunError(f"{name}: expected a seed that all members were trained with, found none")
+        expected = "a seed that all members were trained with"
+        raise RunError(name, expected, "none", "Train the members with the same seeds.")
     tables = [ensemble_predictions([found[seed] for found in by_seed], how) for seed in shared]
     return Entrant(name, kind, members, tuple(tables))
 
@@ -227,12 +228,11 @@ def films(field: Field, part: str) -> pd.DataFrame:
         for rows in entrant.rows(part):
             first = rows[columns].reset_index(drop=True) if first is None else first
             if first.empty or rows[columns].to_numpy().tolist() != first.to_numpy().tolist():
-                raise RunError(
-                    f"{entrant.name}: expected the {part} films of the others ({len(first)}), "
-                    f"found {len(rows)} or others; run its chapter again on the present split"
-                )
+                expected = f"the {part} films of the others ({len(first)})"
+                remedy = "Run its chapter again on the present split."
+                raise RunError(entrant.name, expected, f"{len(rows)} or others", remedy)
     if first is None:
-        raise RunError("comparison: expected at least one entrant, found none; train a model first")
+        raise RunError("comparison", "at least one entrant", "none", "Train a model first.")
     return first
 
 
@@ -377,10 +377,8 @@ def bill(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
 
 def _recorded_multiply_adds(run: Run) -> int:
     if (found := run.info.get("multiply_adds")) is None:
-        raise RunError(
-            f"{run.folder}: expected multiply_adds in run.json, found none; train again, or use "
-            "layers that cost.multiply_adds can count"
-        )
+        remedy = "Train again, or use layers that cost.multiply_adds can count."
+        raise RunError(run.folder, "multiply_adds in run.json", "none", remedy)
     return int(found)
 
 

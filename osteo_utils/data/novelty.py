@@ -151,12 +151,10 @@ def load_novelty(folder: Path | str) -> Novelty:
         content = json.loads(file.read_text(encoding="utf-8"))
         return _restored(content)
     except FileNotFoundError:
-        raise RunError(f"{file}: expected this file, found none; fit_novelty makes it") from None
+        raise RunError(file, "this file", "none", "Make it with fit_novelty.") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{file}: expected the mean of {SIDE**2 + 2} numbers, their precision, a threshold "
-            f"and its false alarms, found: {error!r}; delete it and fit again"
-        ) from error
+        expected = f"the mean of {SIDE**2 + 2} numbers, their precision, threshold and false alarms"
+        raise RunError(file, expected, repr(error), "Delete it and fit again.") from error
 
 
 def descriptors(films: Films) -> Floats:

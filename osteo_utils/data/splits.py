@@ -8,16 +8,18 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from osteo_utils.errors import CourseError
 from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.store import replace_file, rows_digest
 
 PARTS: Final = ("train", "validation", "test")
 IDENTITY: Final = ("path", "label", "group", "part")
 COLUMNS: Final = (*IDENTITY, "sha256")
+_ANEW: Final = "Make the split anew from the audit."
 
 
-class SplitError(ValueError):
-    """A split that must not be used: what was expected, what was found, what to do."""
+class SplitError(CourseError):
+    """A split that must not be used."""
 
 
 def make_split(
@@ -50,9 +52,11 @@ def make_split(
         [[0, 1, 2], [0, 1, 2], [0, 1, 2]]
     """
     if len(fractions) != len(PARTS) or min(fractions) <= 0 or not np.isclose(sum(fractions), 1):
-        raise SplitError(f"fractions: expected three above 0 with sum 1, found {tuple(fractions)}")
+        remedy = "Give the shares of train, validation and test."
+        raise SplitError("fractions", "three above 0 with sum 1", tuple(fractions), remedy)
     if missing := {"path", "label", "group", "sha256", "keep"} - set(images):
-        raise SplitError(f"images: expected the table of an audit, missing {sorted(missing)}")
+        found = f"no column {', '.join(sorted(missing))}"
+        raise SplitError("images", "the table of an audit", found, "Give Audit.images.")
     kept = images[images["keep"]]
     counts = pd.crosstab(kept["group"], kept["label"])  # images of each class in each group
     shares = (counts / counts.sum()).to_numpy()
@@ -88,32 +92,31 @@ def check_split(split: pd.DataFrame) -> None:
         >>> try:
         ...     check_split(split.assign(group=[0, 1, 2, 0, 4, 5, 6, 7, 8]))
         ... except SplitError as error:
-        ...     print(str(error)[:41])
-        split: group 0 is in train and validation
+        ...     print(str(error).partition(".")[0])
+        split: expected each group in one part, found group 0 in train and validation
     """
     if missing := [name for name in COLUMNS if name not in split]:
-        raise SplitError(f"split: expected the columns {COLUMNS}, missing {missing}")
+        found = f"none named {', '.join(missing)}"
+        raise SplitError("split", f"the columns {', '.join(COLUMNS)}", found, _ANEW)
     allowed: dict[str, list[object]] = {"part": [*PARTS], "label": [*range(len(CLASS_NAMES))]}
     for column, known in allowed.items():
         if unknown := set(split[column]) - set(known):
-            raise SplitError(f"split: expected each {column} in {known}, found {unknown}")
+            raise SplitError("split", f"each {column} in {known}", unknown, _ANEW)
     for column, what in (("path", "path"), ("sha256", "content")):
         twice = split.loc[split[column].duplicated(keep=False)].sort_values(column)["path"]
         if len(twice):
-            raise SplitError(f"split: expected each {what} once, twice: {list(twice[:2])}")
+            raise SplitError("split", f"each {what} once", f"{list(twice[:2])} alike", _ANEW)
     parts = split.groupby("group")["part"].unique()
     for group, crossed in parts[parts.map(len) > 1].items():
-        raise SplitError(
-            f"split: group {group} is in {' and '.join(crossed)}: copies or one patient's knees "
-            "on both sides let a network score by memory. Make the split anew from the audit."
-        )
+        found = f"group {group} in {' and '.join(crossed)}"
+        why = "Copies or one patient's knees on both sides let a network score by memory."
+        raise SplitError("split", "each group in one part", found, f"{why} {_ANEW}")
     for part in PARTS:
-        found = set(split.loc[split["part"] == part, "label"])
-        if absent := [name for label, name in enumerate(CLASS_NAMES) if label not in found]:
-            raise SplitError(
-                f"split: no {' and no '.join(absent)} in {part}. It takes three groups a class, "
-                "better many more: use a larger corpus."
-            )
+        labels = set(split.loc[split["part"] == part, "label"])
+        if absent := [name for label, name in enumerate(CLASS_NAMES) if label not in labels]:
+            found = f"no {' and no '.join(absent)} in {part}"
+            remedy = "Use a larger corpus: it takes three groups a class, better many more."
+            raise SplitError("split", "every class in each part", found, remedy)
 
 
 def film_changes(before: pd.DataFrame, now: pd.DataFrame) -> str:
@@ -231,11 +234,9 @@ def write_split(split: pd.DataFrame, path: Path | str) -> str:
         known = read_split(path)
         if split_identity(known) == identity:
             return digest
-        raise SplitError(
-            f"{path}: holds another split ({split_hash(known)[:12]}, not {digest[:12]}), or one of "
-            "other films. Runs may rest on it: to start over, delete its whole folder; otherwise "
-            "use read_split."
-        )
+        found = f"another split ({split_hash(known)[:12]}) or one of other films"
+        remedy = "Use read_split; to start over, delete its whole folder, as runs may rest on it."
+        raise SplitError(path, f"this split ({digest[:12]})", found, remedy)
     counts = pd.crosstab(split["part"], split["label"]).loc[list(PARTS)].T.to_dict("list")
     info = split.attrs | identity | {"class_names": CLASS_NAMES}
     info |= {"counts": counts, "rows": rows_digest(split, COLUMNS)}
@@ -265,19 +266,17 @@ def read_split(path: Path | str) -> pd.DataFrame:
     try:
         split = pd.read_csv(path, dtype=text, keep_default_na=False)
         info = json.loads(beside.read_text(encoding="utf-8"))
-        films, expected = info["films"], [info["split_hash"], info["rows"]]
+        films, written = info["films"], [info["split_hash"], info["rows"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SplitError(
-            f"{path}: expected a split and {beside.name} with its hash, found {error!r}. "
-            "Restore both, or delete the folder and split again."
-        ) from None
+        remedy = "Restore both, or delete the folder and split again."
+        expected = f"a split and {beside.name} with its hash"
+        raise SplitError(path, expected, repr(error), remedy) from None
     check_split(split)
     if split["group"].str.fullmatch(r"0|[1-9]\d{0,17}").all():  # numbers, and no names like 007
         split["group"] = split["group"].astype(np.int64)
-    if (found := [split_hash(split), rows_digest(split, COLUMNS)]) != expected:
-        raise SplitError(
-            f"{path}: was changed after it was written (hash {found[0][:12]}, {beside.name} says "
-            f"{str(expected[0])[:12]}). Restore the file, or delete the folder and split again."
-        )
+    if [split_hash(split), rows_digest(split, COLUMNS)] != written:
+        remedy = "Restore the file, or delete the folder and split again."
+        expected = f"the split that {beside.name} is of"
+        raise SplitError(path, expected, "one that was changed since", remedy)
     split.attrs["films"] = films
     return split

@@ -248,10 +248,9 @@ def show_examples(course: Course, run: Run, count: int = 3) -> pd.DataFrame:
 def _test_films(course: Course, run: Run) -> npt.NDArray[np.uint8]:
     parts = split(course)
     if (found := run.info["split_hash"]) != split_hash(parts):
-        raise RunError(
-            f"{run.folder}: expected a run on the split of {course.folder}, found one on another "
-            f"({found[:12]}); open the course with the profile {run.info['profile']!r}"
-        )
+        expected = f"a run on the split of {course.folder}"
+        remedy = f"Open the course with the profile {run.info['profile']!r}."
+        raise RunError(run.folder, expected, f"one on another ({found[:12]})", remedy)
     return arrays(course, run.info["image_size"])["test"][0]
 
 

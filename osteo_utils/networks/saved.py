@@ -75,15 +75,13 @@ def load_with_note(run: Run) -> "tuple[keras.Model, str]":
             model.load_weights(file)
             return model, ""
         model = _read_layers(file)
-        problem = _misfit(model, run.info["image_size"])
+        _check_answers(model, run.info["image_size"], file)
+    except RunError:
+        raise
     except Exception as error:  # a damaged archive makes Keras raise nearly anything
         _LOG.debug("%s", file, exc_info=True)
-        raise RunError(
-            f"{file}: expected a saved Keras model, found {type(error).__name__}: {error}; "
-            "train again"
-        ) from error
-    if problem:
-        raise RunError(f"{file}: {problem} and train again. {_FOREIGN}")
+        found = f"{type(error).__name__}: {error}"
+        raise RunError(file, "a saved Keras model", found, "Train again.") from error
     return model, f"{file}: {_FOREIGN}"
 
 
@@ -116,19 +114,16 @@ def _read_layers(file: Path) -> Any:  # noqa: ANN401
     return model
 
 
-def _misfit(model: Any, size: int) -> str:  # noqa: ANN401
-    """What is wrong unless films of that size go in and, of a grey one, probabilities come out."""
+def _check_answers(model: Any, size: int, file: Path) -> None:  # noqa: ANN401
+    """`RunError` unless films of that size go in and, of a grey one, probabilities come out."""
     classes = len(CLASS_NAMES)
     shapes, wanted = [model.input_shape, model.output_shape], [(size, size, 1), (classes,)]
     if [tuple(shape[1:]) if isinstance(shape, tuple) else shape for shape in shapes] != wanted:
-        return (
-            f"expected films of {size} x {size} x 1 in and {classes} probabilities out, "
-            f"found the shapes {shapes[0]} and {shapes[1]}; build it for them"
-        )
+        expected = f"films of {size} x {size} x 1 in and {classes} probabilities out"
+        found = f"the shapes {shapes[0]} and {shapes[1]}"
+        raise RunError(file, expected, found, f"Build it for them and train again. {_FOREIGN}")
     answer = np.asarray(model.predict_on_batch(np.full((1, size, size, 1), 128, np.uint8)))
-    if np.isclose(answer.sum(), 1, atol=1e-3) and (answer >= 0).all():
-        return ""
-    return (
-        f"expected probabilities that sum to 1, found {answer[0].tolist()} for a grey film; end "
-        "the network in a softmax"
-    )
+    if not np.isclose(answer.sum(), 1, atol=1e-3) or (answer < 0).any():
+        found = f"{answer[0].tolist()} for a grey film"
+        remedy = f"End the network in a softmax and train again. {_FOREIGN}"
+        raise RunError(file, "probabilities that sum to 1", found, remedy)

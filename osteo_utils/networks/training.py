@@ -205,10 +205,10 @@ def _countable_multiply_adds(model: keras.Model) -> int | None:
 
 
 def _diverged(name: str, work: Path) -> RunError:
-    return RunError(
-        f"{work.parent}: expected a validation loss that is a number in some epoch, found "
-        f"none; the training of {name} diverged: lower its learning rate and delete the folder"
-    )
+    found = f"none: the training of {name} diverged"
+    remedy = "Lower its learning rate and delete the folder."
+    expected = "a validation loss that is a number in some epoch"
+    return RunError(work.parent, expected, found, remedy)
 
 
 def _new_model(name: str, profile: Profile, seed: int, precision: str) -> keras.Model:
@@ -286,10 +286,9 @@ def _check_parts(parts: Mapping[str, Arrays], split: pd.DataFrame, size: int, fo
         images, labels = parts.get(part, (np.empty(0), np.empty(0)))
         shape = (len(expected), size, size, 1)
         if images.shape != shape or not np.array_equal(expected, labels):
-            raise RunError(
-                f"{folder}: expected images of shape {shape} for the {part} part, labelled as in "
-                f"the split, found shape {images.shape} or other labels; use load_parts"
-            )
+            wanted = f"images of shape {shape} for the {part} part, labelled as in the split"
+            found = f"shape {images.shape} or other labels"
+            raise RunError(folder, wanted, found, "Use load_parts.")
 
 
 def method_of(name: str, profile: Profile) -> dict[str, Any]:

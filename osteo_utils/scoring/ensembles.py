@@ -98,7 +98,7 @@ def aligned(runs: Sequence[Run], part: str) -> Aligned:
             first. Or the part has no image.
     """
     if not runs:
-        raise RunError("ensemble: expected at least one run, found none")
+        raise RunError("ensemble", "at least one run", "none", "Train a model first.")
     tables = [run.predictions[run.predictions["part"] == part] for run in runs]
     for run, table in zip(runs, tables, strict=True):
         _check_same(runs[0], run, tables[0], table, part)
@@ -372,18 +372,15 @@ def _check_same(
 ) -> None:
     for key, meaning in (("split_hash", "split"), ("class_names", "class order")):
         if first.info[key] != other.info[key]:
-            raise RunError(
-                f"{other.folder}: expected the {meaning} of {first.folder} ({first.info[key]}), "
-                f"found {other.info[key]}; members of an ensemble must come from one split: train "
-                "again what differs"
-            )
+            expected = f"the {meaning} of {first.folder} ({first.info[key]})"
+            remedy = "Members of an ensemble come from one split: train again what differs."
+            raise RunError(other.folder, expected, other.info[key], remedy)
     columns = ["path", "label", "group"]
     if rows.empty or rows[columns].to_numpy().tolist() != other_rows[columns].to_numpy().tolist():
-        raise RunError(
-            f"{other.folder}: expected the {part} images of {first.folder} ({len(rows)}, one or "
-            f"more) in their order, with their labels and groups, found {len(other_rows)} "
-            "others; train again what differs"
-        )
+        images = f"the {part} images of {first.folder} ({len(rows)}, one or more)"
+        expected = f"{images} in their order, with their labels and groups"
+        found = f"{len(other_rows)} others"
+        raise RunError(other.folder, expected, found, "Train again what differs.")
 
 
 def _stacked(members: Members) -> Floats:
@@ -447,10 +444,9 @@ def _cross_fitted(how: How, known: Aligned) -> Floats:
         combine = fit_combiner(how, known.labels[fit], p[:, fit], known.groups[fit])
         out[held] = combine(p[:, held])
     if np.isnan(out).any():
-        raise RunError(
-            f"validation: expected two groups or more and two images of a class, found "
-            f"{len(out)} images in {len(np.unique(known.groups))} groups; use a larger profile"
-        )
+        expected = "two groups or more and two images of a class"
+        found = f"{len(out)} images in {len(np.unique(known.groups))} groups"
+        raise RunError("validation", expected, found, "Use a larger profile.")
     return out
 
 

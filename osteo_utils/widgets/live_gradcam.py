@@ -37,7 +37,7 @@ class LiveGradCam(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no t
 
     def __init__(self, runs: Path | str, films: Mapping[str, Grey] | None = None) -> None:
         if not (folders := inference.find_runs(runs)):
-            raise RunError(f"{runs}: expected finished runs, found none; train a network first")
+            raise RunError(runs, "finished runs", "none", "Train a network first.")
         super().__init__()
         if films is None:
             examples = map(inference.example_film, inference.EXAMPLE_T_SCORES)

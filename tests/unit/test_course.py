@@ -367,7 +367,7 @@ def test_a_run_that_no_longer_fits_is_refused_where_training_it_again_is_dear(qu
     course.folder.mkdir(parents=True)
     fitting_run(course, "custom_cnn", 0, network=NETWORK | {"backbone": "of yesterday"})
     with pytest.raises(
-        ValueError, match=r"seed0: holds a training .*\(network\.backbone: expected"
+        ValueError, match=r"seed0: expected a training .*\(network\.backbone: expected"
     ):
         comparison.finished(course)
 

@@ -49,7 +49,7 @@ def test_a_folder_with_the_whole_disk_below_it_is_refused(tmp_path, monkeypatch)
     monkeypatch.setattr(inference, "MAX_FOLDERS", 5)
     assert len(find_runs(tmp_path)) == 1  # the folder, three more, and that of the run
     (tmp_path / "a").mkdir()
-    with pytest.raises(RunError, match="name the folder that holds the runs"):
+    with pytest.raises(RunError, match="Name the folder that holds the runs"):
         find_runs(tmp_path)
 
 

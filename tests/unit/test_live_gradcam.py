@@ -277,7 +277,7 @@ def test_how_a_map_is_drawn_does_not_make_it_anew(live, monkeypatch):
 
 
 def test_no_runs_says_what_to_do(tmp_path):
-    with pytest.raises(RunError, match="found none; train a network first"):
+    with pytest.raises(RunError, match=r"found none\. Train a network first"):
         LiveGradCam(tmp_path)
 
 

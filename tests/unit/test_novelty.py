@@ -133,7 +133,7 @@ def test_a_file_without_a_finite_threshold_is_refused(fitted, tmp_path):
 
 
 def test_a_missing_file_and_too_few_films_say_what_to_do(tmp_path):
-    with pytest.raises(RunError, match="found none; fit_novelty makes it"):
+    with pytest.raises(RunError, match=r"found none\. Make it with fit_novelty"):
         load_novelty(tmp_path)
     with pytest.raises(ValueError, match="found 1 and 3"):
         fit_novelty(knees(1, 0), knees(3, 1))

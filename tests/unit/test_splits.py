@@ -155,7 +155,7 @@ def class_missing(split):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (crossing, "group 0 is in train and test"),
+        (crossing, "found group 0 in train and test"),
         (other_part, "holdout"),
         (other_label, "3"),
         (path_twice, "each path once"),
@@ -244,12 +244,12 @@ def other_content(path):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (tampered, r"split\.csv: was changed"),
+        (tampered, r"split\.csv: expected .*, found one that was changed since"),
         (other_content, r"each content once"),
         (lambda path: path.write_text(path.read_text().replace("0.png\n", "x\n", 1)), "changed"),
         (lambda path: path.unlink(), r"expected a split"),
         (lambda path: path.write_text(""), r"expected a split"),
-        (lambda path: path.write_text("path,part\na,train\n"), r"missing"),
+        (lambda path: path.write_text("path,part\na,train\n"), "found none named label, group"),
         (lambda path: path.with_suffix(".json").unlink(), r"split\.json"),
         (lambda path: path.with_suffix(".json").write_text("{}"), r"split\.json"),
         (lambda path: path.with_suffix(".json").write_text("[]"), r"split\.json"),

@@ -155,7 +155,9 @@ def test_a_small_study_runs_from_packed_films_to_tables(inputs, tmp_path, capsys
 def test_films_of_another_split_are_refused(inputs):
     with np.load(inputs / "films.npz") as films:
         np.savez(inputs / "films.npz", **{**films, "films": np.array("others")})
-    with pytest.raises(SplitError, match="not those that were split; pack them again"):
+    with pytest.raises(
+        SplitError, match=r"the films that were split, found others\. Pack them again"
+    ):
         study.read_inputs(inputs)
 
 

@@ -215,7 +215,7 @@ def test_seed_matters_and_fixes(data, whole, tmp_path):
 def test_other_data_or_settings_are_refused(data, whole, tmp_path):
     parts, split = data
     regrouped = split.assign(group="x" + split["group"])
-    with pytest.raises(RunError, match=r"split_hash.*delete that folder"):
+    with pytest.raises(RunError, match=r"split_hash.*Delete that folder"):
         training.train("tiny", parts, regrouped, SMALL, 0, whole.folder)
     longer = dataclasses.replace(SMALL, epochs=5)
     with pytest.raises(RunError, match="epochs: expected 5, found 4"):
