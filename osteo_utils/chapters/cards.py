@@ -79,9 +79,8 @@ def write_cards(
     """Write every card into the folder `target`, index first; nothing if a field is empty.
 
     `models` as `read_models` and `found` as `read_findings` give them; `chapters` are the names of
-    the notebooks, such as "17_comparison". Files: index.md,
-    model_<model>.md for each model, saliency_<method>.md. Raises `CardError` for an empty field,
-    and for figures of a network that has been trained again since.
+    the notebooks. Files: index.md, model_<model>.md for each model, saliency_<method>.md. Raises
+    `CardError` for an empty field, and for figures of a network that has been trained again since.
     """
     target = Path(target)
     for runs in models.values():
@@ -139,33 +138,31 @@ def _check_measured(runs: Sequence[Run], figures: pd.DataFrame) -> None:
 
 def index_page(models: Mapping[str, Sequence[Run]], chapters: Sequence[str]) -> str:
     """The page that leads to every card."""
-    rows = [_index_row(runs[0]) for runs in models.values()]
-    return _page("index", chapters, models=_table(rows), methods=TITLES)
-
-
-def _index_row(run: Run) -> dict[str, str]:
-    info, name = run.info, run.info["model"]
-    return {
-        "model": f"[{_title(run)}](model_{name}.md)",
-        "pixels": str(info["image_size"]),
-        "parameters": f"{_number(run, 'parameters', 'model'):,}",
-        "balanced accuracy": with_interval(run.metrics["test"]["balanced_accuracy"]),
-        "seconds": f"{_number(run, 'seconds', 'cost'):.0f}",
-    }
+    first = {name: runs[0] for name, runs in models.items()}
+    return _page("index", chapters, first=first, methods=TITLES)
 
 
 def _page(template: str, chapters: Sequence[str], **facts: Any) -> str:  # noqa: ANN401
     """A template of `card_texts`, filled; `chapters` are the names of the notebooks.
 
-    `chapter("comparison")` in a template is a link with the title of 17_comparison.
+    `chapter("comparison")` in a template is a link with the title of the one of that name.
     """
     known = {name.partition("_")[2]: name for name in chapters}
-    notice = (TEXTS / "notice.md").read_text("utf-8").strip()
     link = "{{doc}}`/notebooks/{}`".format
-    filled = _PAGES.get_template(f"{template}.md").render(
-        chapter=lambda name: link(known[name]), notice=notice, **facts
-    )
-    return filled.rstrip() + "\n"
+    pieces = {
+        "chapter": lambda name: link(known[name]),
+        "notice": (TEXTS / "notice.md").read_text("utf-8").strip(),
+        "architecture": get_architecture,
+        "class_names": CLASS_NAMES,
+        "class_scores": CLASS_SCORES,
+        "digest": model_digest,
+        "fact": _fact,
+        "markdown": markdown,
+        "number": _number,
+        "score": lambda run, name: with_interval(_score(run, name)),
+        "told": lambda run, key, field: markdown(_fact(run, key, field)),
+    }
+    return _PAGES.get_template(f"{template}.md").render(pieces | facts).rstrip() + "\n"
 
 
 # ---------------------------------------------------------------------------------------------
@@ -177,95 +174,21 @@ def model_card(runs: Sequence[Run], found: Findings, chapters: Sequence[str]) ->
 
     Markdown. Raises `CardError` naming the field and the run where a field would be empty.
     """
-    run = runs[0]
-    images = found.images
+    run, test, images = runs[0], _test(runs[0]), found.images
     facts = {
-        "title": _title(run),
-        "classes": ", ".join(CLASS_NAMES),
-        "model": _model(run),
-        "corpus": _fact(run, "corpus", "data"),
-        "files": f"{len(images):,}",
-        "kept": f"{images['keep'].sum():,}",
-        "set_aside": f"{(~images['keep']).sum():,}",
-        "parts": _parts(found.split),
-        "split_hash": run.info["split_hash"],
-        "seed": run.info["seed"],
-        "films": _films(run),
-        "scores": _overall(run),
-        "seeds": _each_seed(runs) if len(runs) > 1 else "",
-        "by_class": _by_class(run),
+        "run": run,
+        "runs": runs,
+        "images": images,
+        "counts": {part: found.split["counts"][part] for part in PARTS},
+        "films": f"{len(test)} test films in {test['group'].nunique()} groups (patients, copies "
+        "united)",
+        "films_of_class": [(test["label"] == label).sum() for label in range(len(CLASS_NAMES))],
+        "scores": SCORES,
+        "brief": {name: SCORES[name].title for name in _BRIEF},
         "by_site": _by_site(run, images),
-        "cost": _cost(runs),
     }
     facts |= _calibration(run) | _saliency(run, found.figures) | _limits(run)
     return _page("model", chapters, **facts)
-
-
-def _model(run: Run) -> str:
-    architecture = get_architecture(run.info["model"])
-    members = [get_architecture(name) for name in architecture.members] or [architecture]
-    papers = " ".join(f"{{cite}}`{each.paper}`" for each in members)
-    versions = _fact(run, "versions", "model").items()
-    rows = {
-        "architecture": f"{architecture.title} {papers}",
-        "input": f"one grey film, {run.info['image_size']} x {run.info['image_size']} pixels",
-        "preprocessing": f"{_told(run, 'preprocessing', 'model')}, inside the network",
-        "parameters": f"{_number(run, 'parameters', 'model'):,}",
-        "training": f"{_number(run, 'epochs_run', 'model')} epochs in batches of "
-        f"{_number(run, 'batch_size', 'model')}, kept epoch {_number(run, 'best_epoch', 'model')} "
-        "(lowest validation loss)",
-        "starting weights": markdown(run.info.get("weights") or "random"),
-        "profile and seed": f"{_told(run, 'profile', 'model')}, seed {run.info['seed']}",
-        "finished": _told(run, "finished", "model"),
-        "made with": ", ".join(markdown(f"{name} {number}") for name, number in versions),
-        "file": f"`model.keras`, SHA-256 `{model_digest(run)[:16]}`",
-    }
-    return _table([{"item": name, "value": value} for name, value in rows.items()])
-
-
-def _parts(split: Mapping[str, Any]) -> str:
-    counts = {part: split["counts"][part] for part in PARTS}
-    return _table(
-        [
-            {"part": part, **dict(zip(CLASS_NAMES, each, strict=True)), "all": sum(each)}
-            for part, each in counts.items()
-        ]
-    )
-
-
-def _overall(run: Run) -> str:
-    return _table(
-        [
-            {
-                "score": score.title,
-                "test": with_interval(_score(run, name)),
-                "perfect": f"{score.best:g}",
-            }
-            for name, score in SCORES.items()
-        ]
-    )
-
-
-def _each_seed(runs: Sequence[Run]) -> str:
-    return _table(
-        [
-            {"seed": str(run.info["seed"])}
-            | {SCORES[name].title: with_interval(_score(run, name)) for name in _BRIEF}
-            for run in runs
-        ]
-    )
-
-
-def _by_class(run: Run) -> str:
-    films = _test(run)["label"].value_counts()
-    rows = []
-    for index, name in enumerate(CLASS_NAMES):
-        shown = {
-            score.title: with_interval(_score(run, f"{key}_{name.lower()}"))
-            for key, score in CLASS_SCORES.items()
-        }
-        rows.append({"class": name, "films": str(films.get(index, 0)), **shown})
-    return _table(rows)
 
 
 def _by_site(run: Run, images: pd.DataFrame) -> str:
@@ -319,28 +242,11 @@ def _limits(run: Run) -> dict[str, Any]:
         raise CardError(run.folder, expected, f"the weights {weights!r} in run.json", remedy)
     return {
         "for_tests": get_profile(_fact(run, "profile", "limits")).for_tests,
-        "profile": run.info["profile"],
         "weakest": weakest,
         "weakest_recall": with_interval(recalls[weakest]) if weakest else "",
         "last_was_best": run.info["best_epoch"] == run.info["epochs_run"],
-        "pixels": run.info["image_size"],
         "weights": weights or "random",
     }
-
-
-def _cost(runs: Sequence[Run]) -> str:
-    return _table(
-        [
-            {
-                "seed": str(run.info["seed"]),
-                "seconds": f"{_number(run, 'seconds', 'cost'):,.0f}",
-                "epochs": f"{_number(run, 'epochs_run', 'cost')}",
-                "device": _told(run, "device", "cost"),
-                "arithmetic": _told(run, "precision", "cost"),
-            }
-            for run in runs
-        ]
-    )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -389,20 +295,12 @@ def _figure(row: Mapping[Any, Any] | None) -> str:
 # Pieces
 
 
-def _title(run: Run) -> str:
-    return get_architecture(run.info["model"]).title
-
-
 def _fact(run: Run, key: str, field: str) -> Any:  # noqa: ANN401
     value = run.info.get(key)
     if value is None or value in ("", {}):
         expected = f"the field {field!r} of its card"
         raise CardError(run.folder, expected, f"no {key!r} in run.json", "Train it again.")
     return value
-
-
-def _told(run: Run, key: str, field: str) -> str:
-    return markdown(_fact(run, key, field))
 
 
 def _number(run: Run, key: str, field: str) -> float:
@@ -431,11 +329,6 @@ def _interval(row: Any) -> str:  # noqa: ANN401  (of a table: a Series or a dict
 
 def _test(run: Run) -> pd.DataFrame:
     return run.predictions[run.predictions["part"] == "test"]
-
-
-def _films(run: Run) -> str:
-    test = _test(run)
-    return f"{len(test)} test films in {test['group'].nunique()} groups (patients, copies united)"
 
 
 def _bootstrap(run: Run, rows: pd.DataFrame, p: Any) -> pd.DataFrame:  # noqa: ANN401

@@ -6,7 +6,7 @@ everybody, so that any two entrants may be subtracted. The published results of 
 read from `data/`, and each of their rows has a `counterpart` in the field.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -145,7 +145,8 @@ def counterpart(published_name: str) -> str:
     A published pair is an average with equal weights, and so is its counterpart. Raises
     `ValueError` for a name that is no model of the registry and none of the nine pairs.
     """
-    known = {published_key(title(name)): title(name) for name in _comparable()}
+    names = (*ARCHITECTURES, *("+".join(pair) for pair in PAIRS))
+    known = {published_key(title(name)): title(name) for name in names}
     if published_key(published_name) not in known:
         raise ValueError(
             f"published result: expected one of {', '.join(known.values())}, found "
@@ -154,21 +155,12 @@ def counterpart(published_name: str) -> str:
     return known[published_key(published_name)]
 
 
-def _comparable() -> Iterable[str]:
-    return (*ARCHITECTURES, *("+".join(pair) for pair in PAIRS))
-
-
 def singles(runs: Mapping[str, Sequence[Run]]) -> list[Entrant]:
     """Each model by itself, with all its seeds; a fusion of features counts as one model."""
-    kinds: dict[bool, Kind] = {True: "fusion", False: "single"}
+    tables = {name: tuple(run.predictions for run in found) for name, found in runs.items()}
     return [
-        Entrant(
-            title(name),
-            kinds[bool(get_architecture(name).members)],
-            (name,),
-            tuple(run.predictions for run in found),
-        )
-        for name, found in runs.items()
+        Entrant(title(n), "fusion" if get_architecture(n).members else "single", (n,), each)
+        for n, each in tables.items()
     ]
 
 
@@ -414,17 +406,14 @@ def read_published(summary: str | Path, reports: str | Path) -> pd.DataFrame:
     Raises `ValueError` for a row without a report.
     """
     table = pd.read_csv(summary).set_index("model")
-    report_of = {published_key(str(name)): rows for name, rows in _reports(reports)}
+    by_model = pd.read_csv(reports).groupby("model")
+    report_of = {published_key(str(name)): rows.set_index("row") for name, rows in by_model}
     if missing := [name for name in table.index if published_key(name) not in report_of]:
         raise ValueError(f"{reports}: expected a report of every model, missing {missing}")
     found = [_beside(row, report_of[published_key(str(name))]) for name, row in table.iterrows()]
     return table.assign(counterpart=[counterpart(name) for name in table.index]).join(
         pd.DataFrame(found, index=table.index)
     )
-
-
-def _reports(file: str | Path) -> Iterable[tuple[Any, pd.DataFrame]]:
-    return ((n, rows.set_index("row")) for n, rows in pd.read_csv(file).groupby("model"))
 
 
 def _beside(row: Any, report: Any) -> dict[str, Any]:  # noqa: ANN401 (cells of mixed types)
