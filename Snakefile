@@ -102,7 +102,7 @@ rule train:
         f"{BUILD}/logs/{{model}}-seed{{seed}}.log",
     params:
         corpus=lambda wildcards: CORPUS,  # a text would be searched for wildcards
-    threads: workflow.cores if PROFILE == "full" else HALF  # one at a time on one GPU
+    threads: workflow.cores if get_profile(PROFILE).one_at_a_time else HALF
     priority: 2
     shell:
         WITH_THREADS + " {PYTHON} book/train.py {PROFILE} {params.corpus:q} {wildcards.model}"

@@ -41,17 +41,6 @@ from osteo_utils.runs import (
 from osteo_utils.store import replace_file
 
 FILMS_A_CLASS: Final = 4  # whose maps are kept
-FINE_LAYERS: Final = {  # the last with 13 to 16 regions across at 128 px
-    "custom_cnn": "block4_relu",
-    "alexnet": "conv2_relu",
-    "vgg16": "block4_conv3",
-    "vgg19": "block4_conv4",
-    "resnet50": "conv3_block4_out",
-    "inception_v3": "mixed2",
-    "xception": "block4_sepconv2_act",
-    "densenet121": "pool3_relu",
-    "mobilenet_v2": "block_6_expand_relu",
-}
 FILM_COLUMNS: Final = ["path", "part", "label", "group"]
 CHECKPOINT_SECONDS: Final = 120.0
 
@@ -151,7 +140,7 @@ def keep_maps(run: Run, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.in
 def fine_layer(branch: str, coarse: str) -> str:
     """The layer of a branch's fine maps, as its model names it."""
     prefix = f"{branch}_" if coarse.startswith(f"{branch}_") else ""
-    return f"{prefix}{FINE_LAYERS[branch]}"
+    return f"{prefix}{ARCHITECTURES[branch].fine_conv}"
 
 
 def collect(inputs: Path, runs: Path, out: Path, study: Profile = STUDY) -> None:

@@ -41,10 +41,10 @@ def known_name(
         CourseError: Nothing has this name.
 
     Example:
-        >>> known_name("profile", "quik", PROFILES)
+        >>> known_name("fruit", "aple", ["apple", "pear"])
         Traceback (most recent call last):
-        osteo_utils.errors.CourseError: profile: expected one of smoke, quick, full, found 'quik'. \
-Did you mean quick?
+        osteo_utils.errors.CourseError: fruit: expected one of apple, pear, found 'aple'. Did you \
+mean apple?
     """
     if name not in names:
         known = {each.casefold(): each for each in names}
@@ -159,6 +159,7 @@ class Profile:
         head_epochs: Of the first stage of transfer, on cached features.
         for_tests: Whether its numbers mean nothing; what is missing is trained unasked.
         training_time: Of all networks, in words.
+        one_at_a_time: Whether a training of the build has the machine for itself, as on one GPU.
         width: The network's own share of its published width, or all of it.
         patience: Epochs without a lower loss before the rate falls; 0: it falls by a plan.
         replaces_stale: Whether a finished run that no longer fits is trained again unasked.
@@ -177,6 +178,7 @@ class Profile:
     head_epochs: int = 40
     for_tests: bool = False
     training_time: str = "hours"
+    one_at_a_time: bool = False
     width: Literal["thin", "published"] = "thin"
     patience: int = 0
     replaces_stale: bool = True
@@ -195,6 +197,7 @@ PROFILES: Final = {
     "full": Profile(
         *("full", 1000, 512, 224, 30, 32, (0, 1, 2), 2000, "imagenet", "mixed_bfloat16"),
         training_time="hours on a GPU",
+        one_at_a_time=True,
         replaces_stale=False,
     ),
 }
@@ -240,6 +243,7 @@ class Architecture:
         native_size: Side of the images that it was published for, in pixels.
         min_size: Least side of an image, in pixels.
         last_conv: The layer whose maps Grad-CAM weighs.
+        fine_conv: The last layer with 13 to 16 regions across at 128 pixels; of a fusion none.
         learning_rate: Peak, from scratch.
         year: Of its publication.
         paper: Key in book/references.bib.
@@ -267,6 +271,7 @@ class Architecture:
     learning_rate: float
     year: int
     paper: str
+    fine_conv: str = ""
     last_conv_below: tuple[int, str] = (0, "")
     parameters: int = 0
     pretrained: bool = False
@@ -384,6 +389,7 @@ _SINGLE: Final = (
         native_size=128,
         min_size=32,
         last_conv="block5_relu",
+        fine_conv="block4_relu",
         learning_rate=2e-3,
         year=2015,
         paper="ioffe2015",
@@ -396,6 +402,7 @@ _SINGLE: Final = (
         native_size=227,
         min_size=67,
         last_conv="conv5_relu",
+        fine_conv="conv2_relu",
         learning_rate=2e-3,
         thin=0.25,
         year=2012,
@@ -411,6 +418,7 @@ _SINGLE: Final = (
         native_size=224,
         min_size=32,
         last_conv="block5_conv3",
+        fine_conv="block4_conv3",
         learning_rate=1.5e-4,
         year=2014,
         paper="simonyan2015",
@@ -427,6 +435,7 @@ _SINGLE: Final = (
         native_size=224,
         min_size=32,
         last_conv="block5_conv4",
+        fine_conv="block4_conv4",
         learning_rate=1.5e-4,
         year=2014,
         paper="simonyan2015",
@@ -444,6 +453,7 @@ _SINGLE: Final = (
         min_size=32,
         last_conv="conv5_block3_out",
         last_conv_below=(33, "conv4_block6_out"),
+        fine_conv="conv3_block4_out",
         learning_rate=1.5e-3,
         year=2015,
         paper="he2016",
@@ -461,6 +471,7 @@ _SINGLE: Final = (
         min_size=75,
         last_conv="mixed10",
         last_conv_below=(107, "mixed7"),
+        fine_conv="mixed2",
         learning_rate=3e-3,
         year=2015,
         paper="szegedy2016",
@@ -477,6 +488,7 @@ _SINGLE: Final = (
         native_size=299,
         min_size=71,
         last_conv="block14_sepconv2_act",
+        fine_conv="block4_sepconv2_act",
         learning_rate=2e-3,
         year=2017,
         paper="chollet2017",
@@ -494,6 +506,7 @@ _SINGLE: Final = (
         min_size=32,
         last_conv="relu",
         last_conv_below=(61, "pool4_conv"),
+        fine_conv="pool3_relu",
         learning_rate=2e-3,
         year=2017,
         paper="huang2017",
@@ -511,6 +524,7 @@ _SINGLE: Final = (
         min_size=32,
         last_conv="out_relu",
         last_conv_below=(33, "block_13_expand_relu"),
+        fine_conv="block_6_expand_relu",
         learning_rate=5e-3,
         thin=0.35,
         year=2018,
