@@ -18,7 +18,7 @@ from interface.runs import Answer, Listed, Record
 from osteo_utils import NOTICE, inference, overlay
 from osteo_utils.data.images import fit_square
 from osteo_utils.errors import ImageError
-from osteo_utils.escape import markdown, spreadsheet
+from osteo_utils.escape import csv_text, markdown
 from osteo_utils.formats.pixels import Grey
 from osteo_utils.inference import Film, Member, title_of
 from osteo_utils.overlay import COLOURS, Picture, SaliencyMap
@@ -412,22 +412,18 @@ def _history() -> None:
     st.header("History of this session")
     table = pd.DataFrame(rows)
     left, right = st.columns((1, 2), gap="medium")
-    left.html(report.counts(CLASS_NAMES, [int((table["called"] == c).sum()) for c in CLASS_NAMES]))
+    called = [row["called"] for row in rows]
+    left.html(report.counts({name: called.count(name) for name in CLASS_NAMES}))
     right.dataframe(table, hide_index=True)
     left.button("Clear the history", on_click=st.session_state["history"].clear)
     left.download_button(
         "Download as CSV",
-        _csv(table),
+        csv_text(rows),
         "history.csv",
         "text/csv",
         on_click="ignore",
         icon=":material/download:",
     )
-
-
-def _csv(table: pd.DataFrame) -> str:
-    """CSV in which no text can pass for a formula of a spreadsheet."""
-    return str(table.map(spreadsheet).to_csv(index=False))
 
 
 # ---------------------------------------------------------------------------------------------

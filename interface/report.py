@@ -1,10 +1,12 @@
 """HTML that the app shows and the report that it hands out: every text from outside is escaped."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from interface.runs import Answer, Record
 from osteo_utils import NOTICE
@@ -25,6 +27,11 @@ _PACKAGES: Final = ("osteo-utils", "tensorflow", "keras", "numpy", "pillow", "st
 _HERE: Final = Path(__file__).resolve().parent
 STYLE: Final = f"<style>{(_HERE / 'style.css').read_text('utf-8')}</style>"
 _PAGE: Final = f"<style>{(_HERE / 'report.css').read_text('utf-8')}</style>"
+_PAGES: Final = Environment(
+    loader=FileSystemLoader(_HERE), undefined=StrictUndefined, autoescape=True
+)
+_PAGES.globals |= {"class_names": CLASS_NAMES, "colours": CLASS_COLOURS}
+_PARTS: Final[Any] = _PAGES.get_template("parts.html").module
 
 
 class Section(NamedTuple):
@@ -38,50 +45,14 @@ class Section(NamedTuple):
     flat: Sequence[str]  # a line for each map that shows nothing
 
 
-def dot(name: str) -> str:
-    """A square in the colour of a class; its name always stands beside it."""
-    return f'<span class="osteo-dot" style="background:{CLASS_COLOURS[name]}"></span>'
-
-
 def verdict(answer: Answer) -> str:
     """The called class, and the probabilities raw and calibrated as a table with bars."""
-    name = CLASS_NAMES[answer.called]
-    rows = "".join(_row(answer, i) for i in range(len(CLASS_NAMES)))
-    return (
-        f'<p class="osteo-called">{dot(name)}Called <strong>{escape(name)}</strong></p>'
-        '<table class="osteo-bars"><caption>Probabilities; the bar is the calibrated one</caption>'
-        '<thead><tr><th scope="col">Class</th>'
-        '<th scope="col" class="osteo-number">calibrated</th>'
-        f'<th scope="col" class="osteo-number">raw</th></tr></thead><tbody>{rows}</tbody></table>'
-    )
+    return str(_PARTS.verdict(answer))
 
 
-def _row(answer: Answer, i: int) -> str:
-    name, p, raw = CLASS_NAMES[i], answer.calibrated[i], answer.raw[i]
-    top = ' class="osteo-top"' if i == answer.called else ""
-    return (
-        f'<tr{top}><th scope="row">{dot(name)}{escape(name)}{_bar(p, name)}</th>'
-        f'<td class="osteo-number">{p:.3f}</td><td class="osteo-number">{raw:.3f}</td></tr>'
-    )
-
-
-def counts(classes: Sequence[str], numbers: Sequence[int]) -> str:
+def counts(numbers: Mapping[str, int]) -> str:
     """How often each class was called, as a table with bars."""
-    most = max(numbers) or 1
-    rows = "".join(
-        f'<tr><th scope="row">{dot(name)}{escape(name)}{_bar(n / most, name)}</th>'
-        f'<td class="osteo-number">{n}</td></tr>'
-        for name, n in zip(classes, numbers, strict=True)
-    )
-    caption = "How often each class was called"
-    return f'<table class="osteo-bars"><caption>{caption}</caption><tbody>{rows}</tbody></table>'
-
-
-def _bar(share: float, name: str) -> str:
-    bar = (
-        f'<div class="osteo-bar" style="width:{share:.1%};background:{CLASS_COLOURS[name]}"></div>'
-    )
-    return f'<div class="osteo-track">{bar}</div>'
+    return str(_PARTS.counts(numbers))
 
 
 def unlike_line(answer: Answer) -> str:
@@ -125,40 +96,16 @@ def facts_of(member: Member) -> dict[str, str]:
 
 def report_html(film: Film, sections: Sequence[Section]) -> str:
     """One self-contained page: film, answers, maps, models and versions. It loads nothing."""
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    title, facts = escape(film.name), film.facts
-    told = f"{facts.format}, mode {facts.mode}, {facts.width} x {facts.height} pixels"
-    picture = figure_html(picture_of_film(film.image, film.name, SIDE))
-    body = "".join(_section(section) for section in sections)
-    made = datetime.now(UTC).isoformat(timespec="seconds")
-    return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}: what the models say</title>{STYLE}{_PAGE}</head><body>"
-        f'<h1 class="osteo-name">{title}</h1>'
-        f'<p class="notice"><strong>{escape(NOTICE)}</strong></p>'
-        f"<div class='grid'>{picture}<div><h2>The file</h2><p>{escape(told)}; "
-        f"{film.size:,} bytes; sha256 {film.digest[:12]}</p></div></div>{body}"
-        f'<footer class="osteo-note">Made {made} with {escape(installed(_PACKAGES))}.</footer>'
-        "</body></html>"
+    return _PAGES.get_template("report.html").render(
+        film=film,
+        picture=picture_of_film(film.image, film.name, SIDE),
+        sections=sections,
+        notice=NOTICE,
+        style=Markup(STYLE + _PAGE),
+        figure=lambda picture: Markup(figure_html(picture)),
+        unlike=unlike_line,
+        known=record_line,
+        facts_of=facts_of,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=installed(_PACKAGES),
     )
-
-
-def _section(section: Section) -> str:
-    pictures = "".join(figure_html(picture) for picture in section.pictures)
-    flat = "".join(f"<p>{escape(line)}</p>" for line in section.flat)
-    facts = "".join(map(_facts, section.members))
-    unlike = escape(unlike_line(section.answer))
-    unlike = f"<strong>{unlike}</strong>" if section.answer.unlike else unlike
-    return (
-        f"<section><h2>{escape(section.title)}</h2><div class='grid'><div>"
-        f"{verdict(section.answer)}<p>{unlike}</p><p class='osteo-note'>"
-        f"{escape(record_line(section.record))}</p></div>{pictures}{flat}</div>{facts}</section>"
-    )
-
-
-def _facts(member: Member) -> str:
-    rows = facts_of(member).items()
-    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
-    return f"<dl>{items}</dl>"

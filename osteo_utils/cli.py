@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from inspect import cleandoc
 from itertools import combinations
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from osteo_utils import NOTICE, __version__
 from osteo_utils.errors import CourseError
-from osteo_utils.escape import printable, spreadsheet
+from osteo_utils.escape import csv_text, printable
 from osteo_utils.registry import (
     ARCHITECTURES,
     CALIBRATION,
@@ -737,15 +737,11 @@ def _records(table: "pd.DataFrame") -> list[dict[str, Any]]:
 
 
 def _write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    import pandas as pd
-
     from osteo_utils.store import replace_file
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    # Cell by cell and first, since pandas takes no text that is no Unicode.
-    cells = [{key: spreadsheet(value) for key, value in _plain(row).items()} for row in rows]
-    table = pd.DataFrame(cells)
-    replace_file(file, lambda part: table.to_csv(part, index=False))
+    text = csv_text([_plain(row) for row in rows]) if rows else ""
+    replace_file(file, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def _as_json(data: Mapping[str, Any]) -> str:
@@ -788,19 +784,6 @@ def _is_expected(error: Exception) -> bool:
     return type(error) is ValueError and ours and "expected" in str(error)
 
 
-class _NoTerminal:
-    """A stream that says it is no terminal: progress bars then keep still."""
-
-    def __init__(self, stream: Any) -> None:  # noqa: ANN401
-        self.stream = stream
-
-    def isatty(self) -> bool:
-        return False
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        return getattr(self.stream, name)
-
-
 @contextmanager
 def _notes_on_stderr(quiet: bool) -> Iterator[None]:
     """In this block what is printed goes to stderr, or nowhere; stdout is for the result."""
@@ -808,6 +791,6 @@ def _notes_on_stderr(quiet: bool) -> Iterator[None]:
         with redirect_stdout(sys.stderr):
             yield
         return
-    still: Any = _NoTerminal(sys.stderr)
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(still):
+    os.environ["OSTEO_PROGRESS"] = "0"  # no bars in this process, which is the command
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         yield

@@ -3,7 +3,10 @@
 HTML has `html.escape`; this is for terminals, Markdown and spreadsheets.
 """
 
+import csv
 import re
+from collections.abc import Mapping, Sequence
+from io import StringIO
 from unicodedata import category
 
 
@@ -65,3 +68,23 @@ def spreadsheet(value: object) -> object:
         return value
     text = printable(value)
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
+    r"""Rows as a table in CSV, no cell of which a spreadsheet takes for a formula.
+
+    Args:
+        rows: One or more, all with the same keys; None is an empty cell.
+
+    Returns:
+        The table, with the keys as its first line.
+
+    Example:
+        >>> csv_text([{"film": "=1+1", "n": 2}])
+        "film,n\n'=1+1,2\n"
+    """
+    table = StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(rows[0])
+    writer.writerows([spreadsheet(value) for value in row.values()] for row in rows)
+    return table.getvalue()

@@ -168,13 +168,6 @@ def test_the_report_is_whole_loads_nothing_and_escapes(members):
     assert "a" * 12 in soup.text  # the split
 
 
-def test_no_text_of_the_csv_is_a_formula():
-    films, models = ["=1+1", "@x", "a=b"], ["VGG16", "=2+2", "@y"]
-    table = page.pd.DataFrame({"film": films, "model": models, "p": [1, 2, 3]})
-    lines = page._csv(table).splitlines()
-    assert lines == ["film,model,p", "'=1+1,VGG16,1", "'@x,'=2+2,2", "a=b,'@y,3"]
-
-
 # ---------------------------------------------------------------------------------------------
 # The page
 

@@ -6,7 +6,7 @@ from html import escape
 import pytest
 from markdown_it import MarkdownIt
 
-from osteo_utils.escape import markdown, printable, spreadsheet
+from osteo_utils.escape import csv_text, markdown, printable, spreadsheet
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
@@ -40,3 +40,9 @@ def test_no_text_of_a_table_is_a_formula():
     texts = ["=1+1", "@x", "a=b", "-a", "+a", "\t=a"]
     assert [*map(spreadsheet, texts)] == ["'=1+1", "'@x", "a=b", "'-a", "'+a", r"\t=a"]
     assert [*map(spreadsheet, [-1.5, None, True])] == [-1.5, None, True]
+    rows = [
+        {"film": "=1+1", "model": "VGG16", "p": 1},
+        {"film": "a=b", "model": "@y, z", "p": None},
+    ]
+    lines = csv_text(rows).splitlines()
+    assert lines == ["film,model,p", "'=1+1,VGG16,1", 'a=b,"\'@y, z",']
