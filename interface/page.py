@@ -326,7 +326,7 @@ def _explained(
     title, how = TITLES[look.method], (look.colours, look.opacity, report.SIDE)
     which = (film.image, film.name, f"{title} for {name}")
     drawn = [overlay.picture_of_map(*which, each, *how) for each in maps]
-    flat = [overlay.flat_line(each, title, name) for each in maps if each.peak is None]
+    flat = [str(overlay.flat_map(each, title, name)) for each in maps if each.peak is None]
     return [picture for picture in drawn if picture], flat
 
 

@@ -11,6 +11,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from osteo_utils.data.images import fit_square
+from osteo_utils.errors import CourseError
 from osteo_utils.formats.pixels import Grey
 
 Maps = npt.NDArray[np.float32]
@@ -118,12 +119,11 @@ def overlay(film: Grey, cam: Maps, colours: str, opacity: float) -> Pixels:
     return np.asarray(np.rint(mixed), dtype=np.uint8)
 
 
-def flat_line(found: SaliencyMap, method: str, class_name: str) -> str:
-    """What is told where there is no map to show."""
-    return (
-        f"{method}, {found.title}: no map, for nothing in this film speaks for {class_name}; "
-        "choose the called class, another method or layer, or train the model further."
-    )
+def flat_map(found: SaliencyMap, method: str, class_name: str) -> CourseError:
+    """What is told, or raised, where there is no map to show."""
+    none = f"none, for nothing in this film speaks for {class_name}"
+    remedy = "Choose the called class, another method or layer, or train the model further."
+    return CourseError(f"{method}, {found.title}", "a map", none, remedy)
 
 
 def figure_html(picture: Picture) -> str:

@@ -35,6 +35,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import Model
 
+from osteo_utils.errors import CourseError
 from osteo_utils.networks.models import registry_name
 from osteo_utils.registry import SALIENCY_METHODS, get_architecture
 from osteo_utils.saliency import submodel
@@ -45,10 +46,11 @@ Target = int | Sequence[int] | Ints | None
 Flat = Literal["raise", "nan"]
 
 _LEAST_SPREAD: Final = 1e-6  # in units of the score; untrained MobileNetV2 gives 1e-11
+_SHOW_NOTHING: Final = "These maps show nothing: choose another class, layer or method."
 _FINER: Final = 3  # power by which the steps of integrated gradients narrow towards the baseline
 
 
-class CamError(ValueError):
+class CamError(CourseError):
     """No map can be made, or the map shows nothing."""
 
 
@@ -298,9 +300,8 @@ def ensemble_maps(
 def _weights(weights: npt.ArrayLike | None, n: int) -> npt.NDArray[np.float64]:
     w: npt.NDArray[np.float64] = np.asarray(np.ones(n) if weights is None else weights, dtype=float)
     if n == 0 or w.shape != (n,) or (w < 0).any() or w.sum() <= 0:
-        raise CamError(
-            f"weights: expected one for each of {n} models, none of them negative; found {w}"
-        )
+        expected = f"one for each of {n} models, none of them negative"
+        raise CamError("weights", expected, w, "Leave them out to let all models count the same.")
     return np.asarray(w / w.sum())
 
 
@@ -311,7 +312,8 @@ def _shares(maps: Maps) -> Maps:
 
 def _method(name: str) -> Callable[..., Maps]:
     if name not in METHODS:
-        raise CamError(f"method: expected one of {', '.join(METHODS)}, found {name!r}")
+        expected = f"one of {', '.join(METHODS)}"
+        raise CamError("method", expected, repr(name), "Choose one of these.")
     return METHODS[name]
 
 
@@ -333,7 +335,7 @@ def shared_limit(*maps: npt.ArrayLike) -> float:
     """The upper end of one display scale for all `maps`: their largest finite value."""
     values = np.concatenate([np.zeros(0), *(np.ravel(np.asarray(m, dtype=float)) for m in maps)])
     if not np.isfinite(values).any():
-        raise CamError("maps: expected at least one finite value to scale by, found none")
+        raise CamError("maps", "at least one finite value to scale by", "none", _SHOW_NOTHING)
     return float(values[np.isfinite(values)].max())
 
 
@@ -357,7 +359,7 @@ def peak(cam: npt.ArrayLike) -> tuple[int, int]:
     """
     size = np.abs(np.asarray(cam, dtype=float))
     if not np.isfinite(size).any():
-        raise CamError("map: expected at least one finite value to find a peak, found none")
+        raise CamError("map", "at least one finite value to find a peak", "none", _SHOW_NOTHING)
     row, column = np.unravel_index(int(np.nanargmax(size)), size.shape)
     return int(row), int(column)
 
@@ -407,9 +409,8 @@ def last_maps(model: Model) -> dict[str, str]:
         maps = [call for call in on_the_way if _has_maps(call) and not _is_pooling(call)]
         found += [call.operation.name for call in maps[-1:]]
     if not found:
-        raise CamError(
-            f"{model.name}: expected a layer with feature maps, found none; Grad-CAM needs one"
-        )
+        remedy = f"Use a method on pixels: {' or '.join(PIXEL_METHODS)}."
+        raise CamError(model.name, "a layer with feature maps", "none", remedy)
     return dict(zip(_branches(model, found), found, strict=True))
 
 
@@ -453,27 +454,24 @@ def _find_layer(model: Model, name: str | None) -> str:
     name = name or last_conv_layer(model)
     calls = [call for call in _calls(model).values() if call.operation.name == name]
     if (count := len({id(call.operation) for call in calls})) > 1:
-        raise CamError(f"layer: expected a name that one layer has, found {count} {name!r}")
+        remedy = "Give the layers of the model different names."
+        raise CamError("layer", "a name that one layer has", f"{count} {name!r}", remedy)
     if not calls or len(calls[0].output.shape) != 4:
-        raise _no_maps(model, name)
+        candidates = ", ".join(reversed(layer_candidates(model)[-12:]))
+        expected = f"one with feature maps that {model.name} calls"
+        remedy = f"Choose one of these candidates, last first: {candidates}."
+        raise CamError("layer", expected, repr(name), remedy)
     if len(calls) > 1:
-        raise CamError(
-            f"layer: expected one that {model.name} calls once, found {name!r} called "
-            f"{len(calls)} times, with other maps each time; choose a layer behind the calls"
-        )
+        found = f"{name!r} called {len(calls)} times, with other maps each time"
+        remedy = "Choose a layer behind the calls."
+        raise CamError("layer", f"one that {model.name} calls once", found, remedy)
     return name
-
-
-def _no_maps(model: Model, name: str) -> CamError:
-    return CamError(
-        f"layer: expected one with feature maps that {model.name} calls, found {name!r}; "
-        f"candidates, last first: {', '.join(reversed(layer_candidates(model)[-12:]))}"
-    )
 
 
 def _refuse_layer(layer: str | None) -> None:
     if layer is not None:
-        raise CamError(f"layer: expected None, since this method works on pixels; found {layer!r}")
+        expected = "None, since this method works on pixels"
+        raise CamError("layer", expected, repr(layer), "Leave the layer out.")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -539,10 +537,8 @@ def _chunks(shape: tuple[int, ...], size: int) -> Iterator[tuple[Ints, ...]]:
 def _prepared(model: Model, images: npt.ArrayLike, target: Target) -> tuple[Maps, Ints]:
     """Images as float32 and a class for each, -1 for the predicted one; both checked."""
     if (backend := keras.backend.backend()) not in ("tensorflow", "jax"):
-        raise CamError(
-            f"Grad-CAM: expected Keras on TensorFlow or JAX, found {backend}; "
-            "set KERAS_BACKEND=tensorflow before starting Python"
-        )
+        remedy = "Set KERAS_BACKEND=tensorflow before starting Python."
+        raise CamError("KERAS_BACKEND", "tensorflow or jax", backend, remedy)
     x = np.asarray(images)
     _check_model(model)
     _check_images(model, x)
@@ -556,49 +552,49 @@ def _check_model(model: Model) -> None:
         ends = model.input_shape, model.output_shape
     except AttributeError:  # a subclassed model has no graph, and neither has an unbuilt one
         raise CamError(
-            f"{model.name}: expected a functional or built Sequential model, found a "
-            f"{type(model).__name__} whose inputs and outputs are not known; wrap it as "
-            "keras.Model(x, net(x)) with an x = keras.Input(...)"
+            model.name,
+            "a functional or built Sequential model",
+            f"a {type(model).__name__} whose inputs and outputs are not known",
+            "Wrap it as keras.Model(x, net(x)) with an x = keras.Input(...).",
         ) from None
     for end, name, axes in zip(ends, ("input", "output"), (4, 2), strict=True):
         if not isinstance(end, tuple) or len(end) != axes or isinstance(end[-1], tuple):
             what = "(n, H, W, channels)" if name == "input" else "(n, classes)"
-            raise CamError(
-                f"{model.name}: expected one {name} of shape {what}, found {end}; "
-                "wrap the one that is meant in a keras.Model of its own"
-            )
+            remedy = "Wrap the one that is meant in a keras.Model of its own."
+            raise CamError(model.name, f"one {name} of shape {what}", end, remedy)
 
 
 def _check_images(model: Model, x: npt.NDArray[Any]) -> None:
     shape = tuple(model.input_shape[1:])
     if x.dtype.kind not in "uif":
-        raise CamError(f"images: expected an array of numbers, found one of {x.dtype}")
+        remedy = "Pass the films as uint8 or float32."
+        raise CamError("images", "an array of numbers", f"one of {x.dtype}", remedy)
     fits = x.ndim == 4 and all(
         want in (None, has) for want, has in zip(shape, x.shape[1:], strict=True)
     )
     if not fits or len(x) == 0:
-        raise CamError(f"images: expected shape (n, {', '.join(map(str, shape))}), found {x.shape}")
+        expected = f"shape (n, {', '.join(map(str, shape))})"
+        raise CamError("images", expected, x.shape, "Resize them to the input of the model.")
     low, high = float(x.min()), float(x.max())
     if not np.isfinite([low, high]).all():
-        raise CamError("images: expected finite numbers, found NaN or infinity")
+        remedy = "Look at how they were read and scaled."
+        raise CamError("images", "finite numbers", "NaN or infinity", remedy)
     grey = "int" in str(model.inputs[0].dtype)
     if grey and (low < 0 or high > 255 or (x.dtype.kind == "f" and 0 < high <= 1)):
-        raise CamError(
-            f"images: expected grey levels 0 to 255, as {model.name} takes them, found {x.dtype} "
-            f"from {low:g} to {high:g}; scaling is part of the model"
-        )
+        expected = f"grey levels 0 to 255, as {model.name} takes them"
+        found = f"{x.dtype} from {low:g} to {high:g}"
+        raise CamError("images", expected, found, "Do not scale them: the model does it itself.")
 
 
 def class_indices(model: Model, target: Target, n: int) -> Ints:
     """The class of each of `n` images, (n,), from one class or one an image; checked."""
     classes, wanted = model.output_shape[-1], np.asarray(target)
     if wanted.ndim > 0 and wanted.shape != (n,):
-        raise CamError(f"target: expected one class, or one for each of {n} images, found {target}")
+        expected = f"one class, or one for each of {n} images"
+        raise CamError("target", expected, target, "None takes the predicted class of each.")
     if wanted.dtype.kind not in "iu" or not ((wanted >= 0) & (wanted < classes)).all():
-        raise CamError(
-            f"target: expected whole class indices 0 to {classes - 1}, the outputs of "
-            f"{model.name}, found {target}"
-        )
+        expected = f"whole class indices 0 to {classes - 1}, the outputs of {model.name}"
+        raise CamError("target", expected, target, "None takes the predicted class of each.")
     return np.broadcast_to(wanted.astype(np.int64), (n,))
 
 
@@ -607,10 +603,9 @@ def _patches(shape: Sequence[int], patch: int | None, stride: int | None) -> npt
     side = max(min(shape) // 8, 1) if patch is None else patch
     step = max(side // 2, 1) if stride is None else stride
     if not 1 <= step <= side <= min(shape):
-        raise CamError(
-            f"occlusion: expected 1 <= stride <= patch <= {min(shape)} pixels, so that patches "
-            f"cover the image; found stride {step}, patch {side}"
-        )
+        expected = f"1 <= stride <= patch <= {min(shape)} pixels, so that patches cover the image"
+        remedy = "Leave both out for an eighth of the side and half of that."
+        raise CamError("occlusion", expected, f"stride {step}, patch {side}", remedy)
     starts = [(*range(0, length - side, step), length - side) for length in shape]
     hidden = np.zeros((len(starts[0]) * len(starts[1]), *shape), dtype=bool)
     for mask, (top, left) in zip(hidden, product(*starts), strict=True):
@@ -624,11 +619,11 @@ def _checked(maps: npt.NDArray[Any], where: str, flat: Flat) -> Maps:
     dead = np.flatnonzero(~(spread > _LEAST_SPREAD))  # true for a NaN
     if len(dead) and flat == "raise":
         found = "numbers that are not finite" if np.isnan(spread[dead[0]]) else "a constant one"
-        raise CamError(
-            f"image {dead[0]}: expected a map that varies {where}, found {found}; no "
-            "region speaks for this class: choose the predicted one (target=None), another layer, "
-            "or train the model further"
+        remedy = (
+            "No region speaks for this class: choose the predicted one (target=None), another "
+            "layer, or train the model further."
         )
+        raise CamError(f"image {dead[0]}", f"a map that varies {where}", found, remedy)
     if len(dead):
         warnings.warn(
             f"{len(dead)} of {len(maps)} maps {where} are constant or not finite and show nothing: "

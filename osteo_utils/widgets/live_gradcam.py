@@ -130,13 +130,11 @@ class LiveGradCam(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no t
 
     def _draw(self, target: int, found: SaliencyMap) -> None:
         """The film and the film under the map, each with a text that says what is seen."""
-        from osteo_utils.saliency.gradcam import CamError
-
         title, film = self.film.value, self._films[self.film.value]
         what = f"{self.method.label} for {CLASS_NAMES[target]}, in raw units"
         how = (self.colours.value, self.opacity.value / 100, SIDE)
         if (drawn := overlay.picture_of_map(film, title, what, found, *how)) is None:
-            raise CamError(overlay.flat_line(found, self.method.label, CLASS_NAMES[target]))
+            raise overlay.flat_map(found, self.method.label, CLASS_NAMES[target])
         figures = figure_html(overlay.picture_of_film(film, title, SIDE)) + figure_html(drawn)
         layout = "display: flex; flex-wrap: wrap; gap: 0.6rem"
         self.picture.value = f'<div style="{layout}">{figures}</div>'
@@ -147,7 +145,7 @@ class LiveGradCam(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no t
         self.status.value = f'<p role="status">{work}</p>'
         try:
             yield
-        except ValueError as error:  # ImageError, CamError, RunError: each a line for the reader
+        except ValueError as error:  # a CourseError or Keras's own: a line for the reader
             self.status.value = f'<p role="alert"><strong>{escape(str(error))}</strong></p>'
             for shown in outdated:
                 shown.value = ""

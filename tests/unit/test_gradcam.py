@@ -258,7 +258,7 @@ def test_a_name_that_two_layers_have_is_refused(images):
 
 @pytest.mark.parametrize("name", PIXEL_METHODS)
 def test_methods_on_pixels_refuse_a_layer(name, images):
-    with pytest.raises(CamError, match="works on pixels; found 'maps'"):
+    with pytest.raises(CamError, match="works on pixels, found 'maps'"):
         METHODS[name](tiny(), images, 0, layer="maps")
 
 

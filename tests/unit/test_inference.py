@@ -29,7 +29,7 @@ from osteo_utils.networks.models import build
 from osteo_utils.networks.saved import load_model
 from osteo_utils.overlay import (
     SIGNED_COLOURS,
-    flat_line,
+    flat_map,
     overlay,
     picture_of_map,
     saliency_map,
@@ -167,7 +167,7 @@ def test_a_flat_map_is_told_and_not_drawn(members, recwarn):
     assert found.peak is None
     assert np.isnan(found.cam).all()
     assert picture_of_map(black, "b", "Grad-CAM for Normal", found, "inferno", 0.5, 64) is None
-    assert "speaks for Normal" in flat_line(found, "Grad-CAM", "Normal")
+    assert "speaks for Normal" in str(flat_map(found, "Grad-CAM", "Normal"))
     assert [str(each.message) for each in recwarn if each.category is CamWarning] == []
 
 

@@ -239,7 +239,7 @@ def test_a_film_of_another_kind_is_remarked_where_the_run_can_tell(live):
 
 def test_a_flat_map_is_told_and_the_probabilities_stay(live, monkeypatch):
     def flat(*_, **__):
-        raise gradcam.CamError("image 0: expected a map that varies")
+        raise gradcam.CamError("image 0", "a map that varies", "none", "Train it.")
 
     monkeypatch.setitem(gradcam.METHODS, "layer_cam", flat)
     live.method.value = "layer_cam"
