@@ -19,6 +19,27 @@ class CourseError(ValueError):
         super().__init__(f"{where}: expected {expected}, found {found}. {remedy}")
 
 
+def check_count(name: str, count: int, least: int = 1) -> None:
+    """Refuse an argument that counts something and is too small.
+
+    Args:
+        name: Of the argument.
+        count: Its value.
+        least: The least that makes sense.
+
+    Raises:
+        ValueError: It is smaller.
+
+    Example:
+        >>> check_count("bins", 0)
+        Traceback (most recent call last):
+        ...
+        ValueError: bins: expected at least 1, found 0
+    """
+    if count < least:
+        raise ValueError(f"{name}: expected at least {least}, found {count}")
+
+
 class ImageError(CourseError):
     """A file that cannot be used as a radiograph."""
 

@@ -20,11 +20,10 @@ from PIL import Image
 
 from osteo_utils.data.novelty import FILE, REMARK, SIDE, Novelty
 from osteo_utils.errors import CourseError
-from osteo_utils.figures.plots import SALIENCY_CMAP
 from osteo_utils.inference import Member, open_member
 from osteo_utils.networks.training import Arrays
 from osteo_utils.phantom import simulate_knee
-from osteo_utils.registry import CLASS_NAMES, class_of_t_score, get_architecture
+from osteo_utils.registry import CLASS_NAMES, SALIENCY_CMAP, class_of_t_score, get_architecture
 from osteo_utils.runs import Run, model_digest, probabilities, run_digest
 from osteo_utils.saliency.gradcam import Maps
 from osteo_utils.scoring.evaluate import wilson

@@ -8,16 +8,18 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
+from matplotlib.colors import Colormap
 from PIL import Image
 
 from osteo_utils.data.images import fit_square
 from osteo_utils.errors import CourseError
 from osteo_utils.formats.pixels import Grey
+from osteo_utils.registry import SIGNED_CMAP
 
 Maps = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 
-# What the reader sees, by Matplotlib's name. The last is for signed maps, and no choice.
+# What the reader sees, by Matplotlib's name.
 COLOURS: Final = {
     "inferno": "Inferno (even)",
     "viridis": "Viridis (even)",
@@ -25,7 +27,6 @@ COLOURS: Final = {
     "gray": "Grey",
     "jet": "Jet (misleading)",
 }
-SIGNED_COLOURS: Final = "berlin"  # black at zero, even on both sides (Crameri et al. 2020)
 
 
 class Peak(NamedTuple):
@@ -94,11 +95,9 @@ def picture_of_map(
     place = (
         f"strongest {found.peak.across:.0%} from the left and {found.peak.down:.0%} from the top"
     )
-    top, signed = float(np.abs(found.cam).max()), bool(found.cam.min() < 0)
-    low = -top if signed else 0.0
+    low, top, table = _scale(found.cam, colours)
     caption = f"{what}, {place}. The scale below goes from {low:.2g} to {top:.2g}."
     laid = overlay(fit_square(image, side), found.cam, colours, opacity)
-    table = colormaps[SIGNED_COLOURS if signed else colours]
     strip = np.rint(table(np.linspace(0, 1, side))[:, :3] * 255).astype(np.uint8)
     scale = [np.zeros((4, side, 3), np.uint8), np.repeat(strip[None], 14, axis=0)]
     return Picture(np.concatenate([laid, *scale]), f"{what}, over {name}; {place}", caption)
@@ -111,12 +110,16 @@ def overlay(film: Grey, cam: Maps, colours: str, opacity: float) -> Pixels:
     """
     from osteo_utils.saliency.gradcam import resized  # brings TensorFlow
 
-    top, signed = float(np.abs(cam).max()), bool(cam.min() < 0)
-    share = resized(cam[None], len(film))[0] / top
-    table = colormaps[SIGNED_COLOURS if signed else colours]
-    colour = table((share + 1) / 2 if signed else share)[..., :3] * 255
+    low, top, table = _scale(cam, colours)
+    colour = table((resized(cam[None], len(film))[0] - low) / (top - low))[..., :3] * 255
     mixed = colour * opacity + film[..., None] * (1 - opacity)
     return np.asarray(np.rint(mixed), dtype=np.uint8)
+
+
+def _scale(cam: Maps, colours: str) -> tuple[float, float, Colormap]:
+    """The ends of the scale of a map, and its colours: those chosen, or those that part at 0."""
+    top = float(np.abs(cam).max())
+    return (-top, top, colormaps[SIGNED_CMAP]) if cam.min() < 0 else (0.0, top, colormaps[colours])
 
 
 def flat_map(found: SaliencyMap, method: str, class_name: str) -> CourseError:

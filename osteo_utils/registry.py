@@ -18,6 +18,11 @@ CLASS_NAMES: Final = ("Normal", "Osteopenia", "Osteoporosis")
 # Blue, orange and reddish purple of Okabe & Ito (2008): distinct with any colour-vision deficiency.
 CLASS_COLOURS: Final = {"Normal": "#0072B2", "Osteopenia": "#E69F00", "Osteoporosis": "#CC79A7"}
 
+# Colours of saliency maps: perceptually even, where Jet invents edges (Borland & Taylor 2007).
+SALIENCY_CMAP: Final = "inferno"
+# Of maps that have negative values: black at zero, even on both sides (Crameri et al. 2020).
+SIGNED_CMAP: Final = "berlin"
+
 # World Health Organization, Technical Report Series 843 (1994): T-scores in standard deviations.
 OSTEOPENIA_BELOW: Final = -1.0
 OSTEOPOROSIS_AT_OR_BELOW: Final = -2.5

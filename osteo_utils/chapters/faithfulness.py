@@ -24,6 +24,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.stats import rankdata
 from skimage.metrics import structural_similarity
 
+from osteo_utils.errors import check_count
 from osteo_utils.phantom.corpus import read_mask
 from osteo_utils.saliency.gradcam import Maps, class_indices, resized
 from osteo_utils.scoring.evaluate import interval_ends, multiplicities, ratio
@@ -79,6 +80,7 @@ def best_share(masks: Masks, cells: int) -> Floats:
     A mean of cells is never above its best cell, so it is that of the best cell alone. Maps of few
     cells spill over any edge: below what a finer rival reaches, this may be all there is to say.
     """
+    check_count("cells", cells)
     cell = np.eye(cells**2, dtype=np.float32).reshape(-1, cells, cells)
     placed = resized(cell, masks.shape[1]).reshape(cells**2, -1)
     inside = masks.reshape(len(masks), -1).astype(np.float32) @ placed.T
@@ -118,6 +120,7 @@ def random_maps(n: int, size: int, rng: np.random.Generator, cells: int = 4) -> 
     White noise would be too weak an opponent: spread over every pixel, it has the same share inside
     on every film, and as an order of deletion it peppers the film, which no network stands.
     """
+    check_count("cells", cells)
     return resized(rng.exponential(size=(n, cells, cells)).astype(np.float32), size)
 
 
@@ -240,6 +243,7 @@ def randomisation_cascade(
     the layers above a CAM tell most. The class explained stays that of the whole model. `seed` is
     one draw of many: report several.
     """
+    check_count("stages", stages)
     x, rng = _films(images), np.random.default_rng(seed)
     wanted = target_classes(model, x, target)
     clone = keras.models.clone_model(model)
@@ -402,6 +406,7 @@ def _curves(
     steps: int,
 ) -> Floats:
     """Score as the pixels of `start` become those of `end` in the order of the maps."""
+    check_count("steps", steps)
     shape, curves = start.shape[1:], np.full((len(start), steps + 1), np.nan)
     rank = _ranks(resized(maps, shape[0]))
     taken = np.linspace(0, rank.shape[1], steps + 1).round()[:, None]

@@ -19,15 +19,16 @@ import seaborn as sns
 from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
-from osteo_utils.registry import CLASS_COLOURS, CLASS_NAMES
+from osteo_utils.errors import check_count
+from osteo_utils.registry import CLASS_COLOURS, CLASS_NAMES, SALIENCY_CMAP, SIGNED_CMAP
 from osteo_utils.runs import Run, probabilities
 from osteo_utils.scoring.evaluate import confusion
 from osteo_utils.scoring.evaluate import reliability as calibration
 
 CSS_DPI: Final = 96
 EXPORT_DPI: Final = 150  # sharp on a dense screen, still small on the page
-SALIENCY_CMAP: Final = "inferno"  # perceptually even; Jet invents edges (Borland & Taylor, 2007)
 
 Images = Sequence[npt.NDArray[Any]] | npt.NDArray[Any]
 
@@ -98,7 +99,7 @@ def image_grid(
         The figure.
 
     Raises:
-        ValueError: There are not as many titles as images.
+        ValueError: There are not as many titles as images, no image, or no column.
 
     Example:
         >>> films = np.zeros((5, 8, 8), np.uint8)
@@ -118,10 +119,11 @@ def cam_grid(
     titles: Sequence[str],
     columns: int = 6,
     side: float = 1.7,
-    opacity: float = 0.5,
-    cmap: str = SALIENCY_CMAP,
 ) -> Figure:
     """Saliency maps over their images, all maps on one scale from zero to the largest value.
+
+    Where a map has negative values, what speaks against the class is drawn, too: the scale is
+    symmetric about zero and its colours part there.
 
     Args:
         images: uint8, each of shape (h, w) or (h, w, 1).
@@ -130,33 +132,59 @@ def cam_grid(
         titles: One for each image.
         columns: Images in a row, at most.
         side: Of an image on the page, in inches.
-        opacity: Of the maps, 0 to 1.
-        cmap: Name of the Matplotlib colormap.
 
     Returns:
         The figure.
 
     Raises:
         CamError: All maps are NaN.
-        ValueError: There are not as many titles or maps as images.
+        ValueError: There are not as many titles or maps as images, no image, or no column.
     """
     from osteo_utils.saliency.gradcam import shared_limit  # brings TensorFlow
 
-    top = shared_limit(*maps)
+    top, signed = shared_limit(*map(np.abs, maps)), any((cam < 0).any() for cam in maps)
     fig, axes = _tiles(len(images), columns, side)
     for ax, image, cam, title in zip(axes, images, maps, titles, strict=True):
-        grey = np.squeeze(image)
-        extent = (-0.5, grey.shape[1] - 0.5, grey.shape[0] - 0.5, -0.5)
-        ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
-        shown = ax.imshow(
-            cam, cmap=cmap, vmin=0, vmax=top, alpha=opacity, extent=extent, interpolation="bilinear"
-        )
+        shown = lay_map(ax, np.squeeze(image), cam, top, signed)
         ax.set_title(title, fontsize=8)
     fig.colorbar(shown, ax=list(axes), label="saliency (raw units)", shrink=0.7, pad=0.01)
     return fig
 
 
+def lay_map(
+    ax: Axes,
+    film: npt.NDArray[np.uint8],
+    cam: npt.NDArray[np.floating[Any]],
+    top: float,
+    signed: bool = False,
+) -> AxesImage:
+    """A raw saliency map over its film, bilinearly stretched, half of each to be seen.
+
+    Args:
+        ax: Where it is drawn.
+        film: uint8, shape (H, W).
+        cam: Shape (h, w); NaN is left out.
+        top: Upper end of the scale, in the unit of the map.
+        signed: Whether the scale begins at `-top` and not at 0, in colours that part at 0.
+
+    Returns:
+        The map as drawn, for a colour bar.
+    """
+    ax.imshow(film, cmap="gray", vmin=0, vmax=255)
+    return ax.imshow(
+        cam,
+        cmap=SIGNED_CMAP if signed else SALIENCY_CMAP,
+        vmin=-top if signed else 0,
+        vmax=top,
+        alpha=0.5,
+        extent=(-0.5, film.shape[1] - 0.5, film.shape[0] - 0.5, -0.5),
+        interpolation="bilinear",
+    )
+
+
 def _tiles(count: int, columns: int, side: float) -> tuple[Figure, list[Axes]]:
+    check_count("images", count)
+    check_count("columns", columns)
     columns = min(columns, count)
     rows = -(-count // columns)
     fig, grid = plt.subplots(

@@ -362,10 +362,7 @@ def _draw_map(
     if cam is None:
         ax.text(0.5, 0.5, "flat map", ha="center", va="center", transform=ax.transAxes, fontsize=8)
         return None
-    extent = (-0.5, film.shape[1] - 0.5, film.shape[0] - 0.5, -0.5)
-    ax.imshow(film, cmap="gray", vmin=0, vmax=255)
-    look: dict[str, Any] = {"cmap": plots.SALIENCY_CMAP, "vmin": 0, "vmax": top, "alpha": 0.5}
-    return ax.imshow(cam, extent=extent, interpolation="bilinear", **look)
+    return plots.lay_map(ax, film, cam, top)
 
 
 def _examples_alt(title: str, run: Run, chosen: pd.DataFrame) -> str:

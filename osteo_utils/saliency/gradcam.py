@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import Model
 
-from osteo_utils.errors import CourseError
+from osteo_utils.errors import CourseError, check_count
 from osteo_utils.networks.models import registry_name
 from osteo_utils.registry import SALIENCY_METHODS, get_architecture
 from osteo_utils.saliency import submodel
@@ -146,6 +146,8 @@ def score_cam(
     """
     x, wanted = _prepared(model, images, target)
     layer = _find_layer(model, layer)
+    if top is not None:
+        check_count("top", top)
     features, _ = _batched(partial(submodel.gradients, model, layer), x, wanted, batch_size)
     order = np.argsort(-features.std(axis=(1, 2)), axis=1, kind="stable")[:, :top]
     features = np.take_along_axis(features, order[:, None, None], axis=3)
@@ -211,6 +213,8 @@ def integrated_gradients(
     """
     x, wanted = _prepared(model, images, target)
     _refuse_layer(layer)
+    check_count("steps", steps)
+    check_count("samples", samples, 0)
     _, wanted = _batched(partial(submodel.scores, model), x, wanted, batch_size)
     start = np.broadcast_to(np.asarray(baseline, dtype=np.float32), x.shape)
     drawn = np.random.default_rng(seed).normal(0, noise, (max(samples, 1), *x.shape[1:]))
@@ -525,6 +529,7 @@ def _batched(
 
 def _chunks(shape: tuple[int, ...], size: int) -> Iterator[tuple[Ints, ...]]:
     """Indices of all elements of an array of that shape, `size` at a time."""
+    check_count("batch_size", size)
     count = int(np.prod(shape))
     for start in range(0, count, size):
         yield np.unravel_index(np.arange(start, min(start + size, count)), shape)

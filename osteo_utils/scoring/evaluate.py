@@ -27,6 +27,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 from scipy.stats import binomtest, norm
 
+from osteo_utils.errors import check_count
 from osteo_utils.registry import CLASS_NAMES, known_name
 
 Floats = npt.NDArray[np.float64]
@@ -143,20 +144,22 @@ def ece_if_calibrated(probabilities: npt.ArrayLike, draws: int = 1000, seed: int
 
     Args:
         probabilities: Rows that sum to 1, shape (n, 3).
-        draws: How often the labels are drawn.
+        draws: How often the labels are drawn, at least 1.
         seed: Of the drawing.
 
     Returns:
         An ECE for each draw, 0 to 1, shape (draws,).
 
     Raises:
-        ValueError: The shape is another, there is no row, or a row does not sum to 1.
+        ValueError: The shape is another, there is no row, a row does not sum to 1, or nothing is
+            drawn.
 
     Example:
         >>> ece_if_calibrated([[1.0, 0.0, 0.0]], draws=3).tolist()  # sure, and always right
         [0.0, 0.0, 0.0]
     """
     _, p = _checked(np.zeros(len(np.asarray(probabilities)), dtype=np.int64), probabilities)
+    check_count("draws", draws)
     top = p.max(axis=1)
     right = np.random.default_rng(seed).random((draws, len(top))) < top
     return np.asarray(np.abs((right - top) @ _bins(top, ECE_BINS)).sum(axis=1) / len(top))
@@ -254,7 +257,7 @@ def reliability(
         (means over the images of the bin, NaN where it is empty).
 
     Raises:
-        ValueError: Shapes or values do not fit (see `scores`).
+        ValueError: Shapes or values do not fit (see `scores`), or there is no bin.
 
     Example:
         >>> table = reliability([0, 1], [[0.8, 0.1, 0.1], [0.9, 0.1, 0.0]], bins=2)
@@ -262,6 +265,7 @@ def reliability(
         [2.0, 0.85, 0.5]
     """
     y, p = _checked(labels, probabilities)
+    check_count("bins", bins)
     count, confidence, right = (a[0] for a in _bin_sums(y, p, _ones(y), bins))
     edges = np.linspace(0, 1, bins + 1)
     return pd.DataFrame(
@@ -719,8 +723,7 @@ def multiplicities(groups: npt.NDArray[Any], n: int, resamples: int, seed: int) 
     """
     if groups.shape != (n,):
         raise ValueError(f"groups: expected one for each of {n} images, found shape {groups.shape}")
-    if resamples < 1:
-        raise ValueError(f"resamples: expected at least 1, found {resamples}")
+    check_count("resamples", resamples)
     _, member = np.unique(groups, return_inverse=True)
     k = int(member.max()) + 1
     drawn = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=resamples)

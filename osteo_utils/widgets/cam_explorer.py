@@ -11,8 +11,8 @@ import numpy.typing as npt
 import traitlets
 from matplotlib import colormaps
 
-from osteo_utils.overlay import COLOURS, SIGNED_COLOURS
-from osteo_utils.registry import CLASS_NAMES
+from osteo_utils.overlay import COLOURS
+from osteo_utils.registry import CLASS_NAMES, SIGNED_CMAP
 from osteo_utils.widgets.base import css, esm
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class CamExplorer(anywidget.AnyWidget):
             maps=b"".join(stack.levels().tobytes() for stack in stacks),
             tops=b"".join(stack.tops.tobytes() for stack in stacks),
             probabilities=np.stack(p).tobytes(),
-            tables=b"".join(_table(name) for name in (*COLOURS, SIGNED_COLOURS)),
+            tables=b"".join(_table(name) for name in (*COLOURS, SIGNED_CMAP)),
         )
 
     def picture(self, panel: int = 0) -> Pixels:

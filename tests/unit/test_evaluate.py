@@ -249,6 +249,14 @@ def test_bad_bootstrap_arguments_are_refused():
         confusion(y, y[:5])
 
 
+def test_counts_below_one_are_refused():
+    y, p = guesses(10)
+    with pytest.raises(ValueError, match="bins: expected at least 1, found 0"):
+        reliability(y, p, bins=0)
+    with pytest.raises(ValueError, match="draws: expected at least 1, found -1"):
+        ece_if_calibrated(p, draws=-1)
+
+
 def test_answers_to_other_films_are_refused():
     with pytest.raises(ValueError, match=r"predicted: expected as many rows as labels \(3\)"):
         balanced_accuracy([0, 1, 2], [0])

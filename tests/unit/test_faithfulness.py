@@ -240,6 +240,20 @@ def test_the_default_fill_is_the_blurred_film(known):
     assert blank == pytest.approx(np.ones_like(blank))  # there is nothing to blur
 
 
+def test_counts_below_one_are_refused(known):
+    rng = np.random.default_rng(0)
+    wrong = {
+        "steps": lambda: f.deletion(known, WHITE, np.ones((1, 4, 4), np.float32), 0, steps=0),
+        "stages": lambda: f.randomisation_cascade(edges, known, WHITE, 0, stages=0),
+        "cells": lambda: f.random_maps(2, 8, rng, cells=0),
+    }
+    for name, make in wrong.items():
+        with pytest.raises(ValueError, match=f"{name}: expected at least 1, found 0"):
+            make()
+    with pytest.raises(ValueError, match="cells: expected at least 1, found -2"):
+        f.best_share(np.ones((1, 8, 8), bool), -2)
+
+
 def test_an_unknown_fill_is_refused(known):
     with pytest.raises(ValueError, match="'blur' or a grey level, found 'noise'"):
         f.deletion(known, WHITE, f.uniform_maps(N, SIDE), fill="noise")

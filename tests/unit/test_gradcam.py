@@ -565,6 +565,21 @@ def test_occlusion_refuses_patches_that_leave_gaps(images):
             occlusion(tiny(), images, 0, patch=patch, stride=stride)
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong", "least"),
+    [
+        *((name, {"batch_size": 0}, 1) for name in METHODS),
+        ("score_cam", {"top": 0}, 1),
+        ("integrated_gradients", {"steps": 0}, 1),
+        ("integrated_gradients", {"samples": -1}, 0),
+    ],
+)
+def test_counts_that_are_too_small_are_refused(name, wrong, least, images):
+    ((argument, count),) = wrong.items()
+    with pytest.raises(ValueError, match=f"{argument}: expected at least {least}, found {count}"):
+        METHODS[name](tiny(), images, 0, **wrong)
+
+
 def test_integrated_gradients_of_a_linear_model_are_exact():
     weights = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
     x = np.random.default_rng(1).integers(0, 255, (3, 8, 8, 1), dtype=np.uint8)

@@ -27,14 +27,8 @@ from osteo_utils.inference import (
 )
 from osteo_utils.networks.models import build
 from osteo_utils.networks.saved import load_model
-from osteo_utils.overlay import (
-    SIGNED_COLOURS,
-    flat_map,
-    overlay,
-    picture_of_map,
-    saliency_map,
-)
-from osteo_utils.registry import last_conv_layers
+from osteo_utils.overlay import flat_map, overlay, picture_of_map, saliency_map
+from osteo_utils.registry import SIGNED_CMAP, last_conv_layers
 from osteo_utils.runs import RunError
 from osteo_utils.saliency.gradcam import METHODS, CamError, CamWarning, occlusion
 
@@ -194,7 +188,7 @@ def test_overlay_mixes_film_and_colour_by_hand():
 def test_a_signed_map_is_drawn_around_zero():
     cam = np.array([[-1, 0, 0.5]], np.float32)
     drawn = overlay(np.zeros((3, 3), np.uint8), cam, "inferno", 1.0)[0]
-    table = colormaps[SIGNED_COLOURS]
+    table = colormaps[SIGNED_CMAP]
     expected = [np.rint(np.array(table(share)[:3]) * 255) for share in (0.0, 0.5, 0.75)]
     np.testing.assert_array_equal(drawn, expected)
 

@@ -75,6 +75,24 @@ def test_cam_grid_puts_all_maps_on_one_scale():
     assert limits == [(0, 4), (0, 4)]
 
 
+def test_cam_grid_draws_signed_maps_around_zero_in_colours_that_part_there():
+    maps = [np.array([[1.0, -6.0]]), np.full((2, 2), 4.0), np.full((2, 2), np.nan)]
+    figure = plots.cam_grid(np.zeros((3, 8, 8), np.uint8), maps, ["both", "for", "flat"])
+    drawn = [axis.images[1] for axis in figure.axes[:3]]
+    assert [each.get_clim() for each in drawn] == [(-6, 6)] * 3
+    assert {each.get_cmap().name for each in drawn} == {"berlin"}
+    middle = drawn[0].get_cmap()(0.5)[:3]
+    assert max(middle) < 0.1  # black where nothing speaks
+    assert figure.axes[3].get_ylim() == (-6, 6)  # of the colour bar
+
+
+def test_a_grid_without_images_or_columns_is_refused():
+    with pytest.raises(ValueError, match="images: expected at least 1, found 0"):
+        plots.image_grid(np.zeros((0, 8, 8), np.uint8), [])
+    with pytest.raises(ValueError, match="columns: expected at least 1, found 0"):
+        plots.image_grid(np.zeros((2, 8, 8), np.uint8), ["a", "b"], columns=0)
+
+
 @pytest.mark.parametrize("flat", [0, 1, 2])
 def test_cam_grid_keeps_its_scale_whichever_map_is_flat(flat):
     maps = np.stack([np.full((2, 2), 1.0), np.full((2, 2), 4.0), np.full((2, 2), 4.0)])
