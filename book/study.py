@@ -121,15 +121,13 @@ def keep_maps(run: Run, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.in
 
     A map that shows nothing is 0 throughout.
     """
-    from osteo_utils.registry import last_conv_layers
-    from osteo_utils.saliency.gradcam import CamWarning, layer_cam
+    from osteo_utils.saliency.gradcam import CamWarning, layer_cam, maps_of_run
 
     model = load_model(run)
     rows = np.concatenate([np.flatnonzero(labels == c)[:FILMS_A_CLASS] for c in np.unique(labels)])
     found: dict[str, Any] = {"rows": rows}
-    layers = last_conv_layers(run.info["model"], run.info["image_size"])
     with warnings.catch_warnings(action="ignore", category=CamWarning):
-        for branch, coarse in layers.items():
+        for branch, coarse in maps_of_run(run, model).items():
             for grain, layer in (("coarse", coarse), ("fine", fine_layer(branch, coarse))):
                 maps = layer_cam(model, images[rows], layer=layer, flat="nan")
                 found[f"{branch}/{layer}/{grain}"] = np.nan_to_num(maps)

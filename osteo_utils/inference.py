@@ -189,16 +189,12 @@ def open_member(run: Run) -> Member:
 
 
 def map_layers(run: Run, network: "keras.Model") -> dict[str, str | None]:
-    """The layer whose maps a saliency method reads, by branch, or {"": layer} if there is one.
-
-    They were written down when the network was trained; for an older run, or a network that is none
-    of the course, the same rule finds them. None if no layer has maps.
-    """
-    from osteo_utils.saliency.gradcam import last_maps, layer_candidates
+    """`gradcam.maps_of_run`, or {"": layer} if there is one branch; None if no layer has maps."""
+    from osteo_utils.saliency.gradcam import layer_candidates, maps_of_run
 
     if not layer_candidates(network):
         return {"": None}
-    layers = run.info.get("maps") or last_maps(network)
+    layers = maps_of_run(run, network)
     return dict(layers) if len(layers) > 1 else {"": next(iter(layers.values()))}
 
 

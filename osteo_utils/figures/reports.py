@@ -21,7 +21,7 @@ from osteo_utils.course import Course, arrays, reference_scores, scores_by_seed,
 from osteo_utils.data.splits import split_hash
 from osteo_utils.figures import plots
 from osteo_utils.networks.saved import load_model
-from osteo_utils.registry import CLASS_NAMES, get_architecture, last_conv_layers
+from osteo_utils.registry import CLASS_NAMES, get_architecture
 from osteo_utils.runs import Run, RunError, probabilities
 from osteo_utils.scoring.evaluate import interval_text, number, with_interval
 
@@ -233,10 +233,12 @@ def show_examples(course: Course, run: Run, count: int = 3) -> pd.DataFrame:
     Raises:
         RunError: The run is on another split than the course's, or damaged.
     """
-    films = _test_films(course, run)
+    from osteo_utils.saliency.gradcam import maps_of_run
+
+    films, model = _test_films(course, run), load_model(run)
     chosen = choose_examples(run, count)
-    layer = next(iter(last_conv_layers(run.info["model"], run.info["image_size"]).values()))
-    maps = maps_or_none(load_model(run), films[chosen.index], chosen["called"].to_numpy(), layer)
+    layer = next(iter(maps_of_run(run, model).values()))
+    maps = maps_or_none(model, films[chosen.index], chosen["called"].to_numpy(), layer)
     chosen["peak"] = [math.nan if cam is None else float(cam.max()) for cam in maps]
     figure = _draw_examples(films[chosen.index], maps, chosen, count)
     title = get_architecture(run.info["model"]).title

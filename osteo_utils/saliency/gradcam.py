@@ -38,6 +38,7 @@ from keras import Model
 from osteo_utils.errors import CourseError, check_count
 from osteo_utils.networks.models import registry_name
 from osteo_utils.registry import SALIENCY_METHODS, get_architecture
+from osteo_utils.runs import Run
 from osteo_utils.saliency import submodel
 
 Maps = npt.NDArray[np.float32]
@@ -73,17 +74,35 @@ def grad_cam(
     """Grad-CAM: feature maps, each weighted by the mean gradient of the score; negatives cut to 0.
 
     Selvaraju et al. 2017. A map sums to what its regions add to the score, to first order.
+
+    Args:
+        model: Functional or built Sequential, of one input (n, H, W, channels) and one output
+            (n, classes); it may be nested.
+        images: As the model takes them, shape (n, H, W, channels).
+        target: Class of all images, or one an image, shape (n,); by default the predicted one.
+        layer: Whose maps are weighed; by default `last_conv_layer(model)`.
+        batch_size: Images that go through the model at once, at least 1.
+        flat: What becomes of a map that shows nothing: "raise" refuses it, "nan" makes it NaN.
+
+    Returns:
+        Raw maps, 0 or more, in units of the score, shape (n, h, w) of the layer's maps.
+
+    Raises:
+        CamError: Model, images, target or layer do not fit, or a map shows nothing.
+        ValueError: There is no image in a batch.
+
+    Example:
+        >>> ones = {"kernel_initializer": "ones"}
+        >>> model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Conv2D(1, 1, **ones)])
+        >>> model.add(keras.layers.GlobalAveragePooling2D())
+        >>> model.add(keras.layers.Dense(1, **ones))
+        >>> film = np.array([[0, 4], [8, 12]]).reshape(1, 2, 2, 1)
+        >>> grad_cam(model, film, target=0).tolist()  # the score is the mean: a gradient of 1/4
+        [[[0.0, 1.0], [2.0, 3.0]]]
     """
-    return _cams(_mean_weighted, model, images, target, layer, batch_size, flat)
-
-
-def _mean_weighted(features: Maps, gradients: Maps) -> Maps:
-    return _weighted(features, gradients.mean(axis=(1, 2)))
-
-
-def _weighted(features: Maps, weights: Maps) -> Maps:
-    maps: Maps = np.einsum("nhwc,nc->nhw", features, weights)
-    return maps
+    features, gradients, where = _at_layer(model, images, target, layer, batch_size)
+    maps = _weighted(features, gradients.mean(axis=(1, 2)))
+    return _checked(np.maximum(maps, 0), where, flat)
 
 
 def grad_cam_plus_plus(
@@ -98,15 +117,28 @@ def grad_cam_plus_plus(
 
     Chattopadhay et al. 2018, equation 19: of exp(score) every higher derivative is a power of the
     first. The factor exp(score), common to a whole map, is left out, so the units stay the score's.
+
+    Args:
+        model: As in `grad_cam`, as all that follows.
+        images: Shape (n, H, W, channels).
+        target: Class of all images, or one an image, shape (n,); by default the predicted one.
+        layer: Whose maps are weighed; by default `last_conv_layer(model)`.
+        batch_size: Images that go through the model at once, at least 1.
+        flat: "raise" refuses a map that shows nothing, "nan" makes it NaN.
+
+    Returns:
+        Raw maps, 0 or more, shape (n, h, w) of the layer's maps.
+
+    Raises:
+        CamError: As in `grad_cam`.
+        ValueError: There is no image in a batch.
     """
-    return _cams(_place_weighted, model, images, target, layer, batch_size, flat)
-
-
-def _place_weighted(features: Maps, gradients: Maps) -> Maps:
+    features, gradients, where = _at_layer(model, images, target, layer, batch_size)
     total = features.sum(axis=(1, 2), keepdims=True)
     below = 2 * gradients**2 + total * gradients**3
     shares = gradients**2 / np.where(below == 0, 1, below)
-    return _weighted(features, (shares * np.maximum(gradients, 0)).sum(axis=(1, 2)))
+    maps = _weighted(features, (shares * np.maximum(gradients, 0)).sum(axis=(1, 2)))
+    return _checked(np.maximum(maps, 0), where, flat)
 
 
 def layer_cam(
@@ -120,13 +152,25 @@ def layer_cam(
     """Layer-CAM: every place of a feature map weighted by its own gradient, where that is rising.
 
     Jiang et al. 2021. Fine enough for early layers, where one weight for a whole map says little.
+
+    Args:
+        model: As in `grad_cam`, as all that follows.
+        images: Shape (n, H, W, channels).
+        target: Class of all images, or one an image, shape (n,); by default the predicted one.
+        layer: Whose maps are weighed; by default `last_conv_layer(model)`.
+        batch_size: Images that go through the model at once, at least 1.
+        flat: "raise" refuses a map that shows nothing, "nan" makes it NaN.
+
+    Returns:
+        Raw maps, 0 or more, in units of the score, shape (n, h, w) of the layer's maps.
+
+    Raises:
+        CamError: As in `grad_cam`.
+        ValueError: There is no image in a batch.
     """
-    return _cams(_own_weighted, model, images, target, layer, batch_size, flat)
-
-
-def _own_weighted(features: Maps, gradients: Maps) -> Maps:
-    maps: Maps = (features * np.maximum(gradients, 0)).sum(axis=3)
-    return maps
+    features, gradients, where = _at_layer(model, images, target, layer, batch_size)
+    maps = (features * np.maximum(gradients, 0)).sum(axis=3)
+    return _checked(np.maximum(maps, 0), where, flat)
 
 
 def score_cam(
@@ -142,24 +186,41 @@ def score_cam(
 
     Wang et al. 2020: a map, stretched to 0..1, multiplies the image; the scores of all copies go
     through a softmax over the maps (so the score of a black image, subtracted there, cancels). No
-    gradient; one pass a map and image. `top` keeps the maps that vary most, by standard deviation.
+    gradient; one pass a map and image.
+
+    Args:
+        model: As in `grad_cam`, as all that follows.
+        images: Shape (n, H, W, channels).
+        target: Class of all images, or one an image, shape (n,); by default the predicted one.
+        layer: Whose maps are weighed; by default `last_conv_layer(model)`.
+        batch_size: Images that go through the model at once, at least 1.
+        flat: "raise" refuses a map that shows nothing, "nan" makes it NaN.
+        top: How many maps are asked about, at least 1: those that vary most, by their standard
+            deviation. By default all.
+
+    Returns:
+        Raw maps, 0 or more, in units of the feature maps, shape (n, h, w) of the layer's maps.
+
+    Raises:
+        CamError: As in `grad_cam`.
+        ValueError: There is no image in a batch, or no map.
     """
-    x, wanted = _prepared(model, images, target)
-    layer = _find_layer(model, layer)
     if top is not None:
         check_count("top", top)
-    features, _ = _batched(partial(submodel.gradients, model, layer), x, wanted, batch_size)
+    features, _, where = _at_layer(model, images, target, layer, batch_size)
+    x, _, wanted = _at_pixels(model, images, target, None, batch_size)
     order = np.argsort(-features.std(axis=(1, 2)), axis=1, kind="stable")[:, :top]
     features = np.take_along_axis(features, order[:, None, None], axis=3)
     low, high = features.min(axis=(1, 2), keepdims=True), features.max(axis=(1, 2), keepdims=True)
     masks = np.moveaxis((features - low) / np.where(high > low, high - low, 1), 3, 1)
-    _, wanted = _batched(partial(submodel.scores, model), x, wanted, batch_size)
-    scores = _masked_scores(
-        model, x, wanted, masks.shape[1], lambda i, k: _laid(masks[i, k], x.shape[1:3]), batch_size
-    )
+
+    def kept(i: Ints, k: Ints) -> Maps:
+        return resized(masks[i, k], x.shape[1:3])
+
+    scores = _masked_scores(model, x, wanted, masks.shape[1], kept, batch_size)
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     maps = _weighted(features, weights / weights.sum(axis=1, keepdims=True))
-    return _checked(np.maximum(maps, 0), f"at layer {layer!r}", flat)
+    return _checked(np.maximum(maps, 0), where, flat)
 
 
 def occlusion(
@@ -175,14 +236,35 @@ def occlusion(
 ) -> Maps:
     """Occlusion: how far the score falls when a square patch is covered; signed, one value a pixel.
 
-    Zeiler & Fergus 2014. A pixel has the mean fall over all patches that cover it. `patch` (an
-    eighth of the shorter side) and `stride` (half a patch) are in pixels; `fill` is the grey level
-    of the patch, by default black: nothing absorbs there, so no bone.
+    Zeiler & Fergus 2014. A pixel has the mean fall over all patches that cover it.
+
+    Args:
+        model: As in `grad_cam`, as all that follows.
+        images: Shape (n, H, W, channels).
+        target: Class of all images, or one an image, shape (n,); by default the predicted one.
+        layer: None: the method has no layer.
+        batch_size: Images that go through the model at once, at least 1.
+        flat: "raise" refuses a map that shows nothing, "nan" makes it NaN.
+        patch: Side of the patch in pixels; by default an eighth of the shorter side.
+        stride: Pixels from one patch to the next, at most `patch`; by default half a patch.
+        fill: Grey level of the patch; by default black: nothing absorbs there, so no bone.
+
+    Returns:
+        Raw maps in units of the score, shape (n, H, W); positive where the class loses.
+
+    Raises:
+        CamError: As in `grad_cam`, or patches of these sizes do not cover the image.
+        ValueError: There is no image in a batch.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten()])
+        >>> model.add(keras.layers.Dense(1, kernel_initializer="ones"))
+        >>> film = np.array([[0, 4], [8, 12]]).reshape(1, 2, 2, 1)
+        >>> occlusion(model, film, target=0, patch=1).tolist()  # the score is the sum
+        [[[0.0, 4.0], [8.0, 12.0]]]
     """
-    x, wanted = _prepared(model, images, target)
-    _refuse_layer(layer)
+    x, before, wanted = _at_pixels(model, images, target, layer, batch_size)
     hidden = _patches(x.shape[1:3], patch, stride)
-    before, wanted = _batched(partial(submodel.scores, model), x, wanted, batch_size)
     after = _masked_scores(model, x, wanted, len(hidden), lambda _, k: ~hidden[k], batch_size, fill)
     covered = hidden.astype(np.float32)
     maps = np.tensordot(before[:, None] - after, covered, axes=1) / covered.sum(axis=0)
@@ -205,17 +287,41 @@ def integrated_gradients(
     """Integrated gradients, signed, one value a pixel: its share of score(image) - score(baseline).
 
     Sundararajan et al. 2017: gradients along the straight path from the baseline, times the way.
-    `baseline`, grey levels that broadcast to `images`, is black by default: nothing absorbs, so no
-    bone. `steps` are finer towards it, since a model that standardises each image has its whole
-    change just beside a plain one. `samples` above 0 averages over that many copies with normal
-    noise of `noise` times the image's range (SmoothGrad, Smilkov et al. 2017), from `seed`, the
-    same for every image.
+    The steps are finer towards the baseline, since a model that standardises each image has its
+    whole change just beside a plain one.
+
+    Args:
+        model: As in `grad_cam`, as all that follows.
+        images: Shape (n, H, W, channels).
+        target: Class of all images, or one an image, shape (n,); by default the predicted one.
+        layer: None: the method has no layer.
+        batch_size: Images that go through the model at once, at least 1.
+        flat: "raise" refuses a map that shows nothing, "nan" makes it NaN.
+        steps: Of the path, at least 1.
+        baseline: Grey levels that broadcast to `images`; by default black: nothing absorbs there,
+            so no bone.
+        samples: Copies with normal noise to average over (SmoothGrad, Smilkov et al. 2017); 0 for
+            the image itself.
+        noise: Standard deviation of the noise, as a share of the image's range.
+        seed: Of the noise, which is the same for every image.
+
+    Returns:
+        Raw maps in units of the score, shape (n, H, W).
+
+    Raises:
+        CamError: As in `grad_cam`.
+        ValueError: There is no image in a batch, no step, or fewer than 0 samples.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten()])
+        >>> model.add(keras.layers.Dense(1, kernel_initializer="ones"))
+        >>> film = np.array([[0, 4], [8, 12]]).reshape(1, 2, 2, 1)
+        >>> integrated_gradients(model, film, target=0, steps=2).tolist()  # the score is the sum
+        [[[0.0, 4.0], [8.0, 12.0]]]
     """
-    x, wanted = _prepared(model, images, target)
-    _refuse_layer(layer)
     check_count("steps", steps)
     check_count("samples", samples, 0)
-    _, wanted = _batched(partial(submodel.scores, model), x, wanted, batch_size)
+    x, _, wanted = _at_pixels(model, images, target, layer, batch_size)
     start = np.broadcast_to(np.asarray(baseline, dtype=np.float32), x.shape)
     drawn = np.random.default_rng(seed).normal(0, noise, (max(samples, 1), *x.shape[1:]))
     range_ = np.ptp(x, axis=(1, 2, 3), keepdims=True) * (samples > 0)
@@ -237,30 +343,16 @@ PIXEL_METHODS: Final = tuple(n for n, each in SALIENCY_METHODS.items() if each.r
 
 
 # ---------------------------------------------------------------------------------------------
-# Several branches, several models, one scale
-
-
-def by_branch(
-    model: Model,
-    images: npt.ArrayLike,
-    target: Target = None,
-    layers: Mapping[str, str] | None = None,
-    method: str = "grad_cam",
-    **options: object,
-) -> dict[str, Maps]:
-    """The maps of every branch of a fused model, all for the same target.
-
-    `layers` names a layer for each title, by default the last maps of each branch (`last_maps`).
-    `options` go to the method.
-    """
-    explain, layers = _method(method), layers or last_maps(model)
-    return {
-        title: explain(model, images, target, name, **options) for title, name in layers.items()
-    }
+# Several models, one scale
 
 
 class EnsembleMaps(NamedTuple):
-    """Maps of an ensemble, all of one size, each divided by the sum of its absolute values."""
+    """Maps of an ensemble, all of one size, each divided by the sum of its absolute values.
+
+    Attributes:
+        members: Of each model, shape (n, size, size).
+        mean: Their weighted mean, shape (n, size, size).
+    """
 
     members: list[Maps]
     mean: Maps
@@ -276,25 +368,42 @@ def ensemble_maps(
     size: int | None = None,
     **options: object,
 ) -> EnsembleMaps:
-    """The map of every member, made comparable, and their weighted mean, (n, size, size).
+    """The map of every member, made comparable, and their weighted mean.
 
-    `images` holds, for each model, the same images in its own size; `layers` a layer or None for
-    each; `weights` are those of the vote (equal by default). Members score in units of their own,
-    so each map counts by its shape alone. `target` None is the class of the weighted mean
-    probability. `size` defaults to the longest side of the images. A map that is NaN (with
-    `flat="nan"`) has no say in the mean of its image.
+    Members score in units of their own, so each map counts by its shape alone. A map that is NaN
+    (with `flat="nan"`) has no say in the mean of its image.
+
+    Args:
+        models: As `grad_cam` takes them, one or more.
+        images: For each model the same n images in its own size.
+        target: Class of all images, or one an image, shape (n,); by default that of the weighted
+            mean probability.
+        method: A key of `METHODS`.
+        layers: For each model a layer, or None for its usual one; by default the usual ones.
+        weights: Of the vote, one for each model, 0 or more; by default equal ones.
+        size: Side of the maps in pixels; by default the longest of the images.
+        **options: Go to the method.
+
+    Returns:
+        The maps of the members, and their mean.
+
+    Raises:
+        CamError: There is no such method, the weights are not such, or as the method raises it.
     """
-    explain, pictures = _method(method), [np.asarray(x) for x in images]
-    w = _weights(weights, len(models))
+    if method not in METHODS:
+        expected = f"one of {', '.join(METHODS)}"
+        raise CamError("method", expected, repr(method), "Choose one of these.")
+    pictures, w = [np.asarray(x) for x in images], _weights(weights, len(models))
     layers = layers or [None] * len(models)
     if target is None:
         each = [m(x, training=False) for m, x in zip(models, pictures, strict=True)]
         target = np.tensordot(w, each, axes=1).argmax(axis=1)
     side = size or max(max(x.shape[1:3]) for x in pictures)
-    members = [
-        _shares(resized(explain(model, x, target, layer, **options), side))
-        for model, x, layer in zip(models, pictures, layers, strict=True)
-    ]
+    members = []
+    for model, x, layer in zip(models, pictures, layers, strict=True):
+        maps = resized(METHODS[method](model, x, target, layer, **options), side)
+        total = np.abs(maps).sum(axis=(1, 2), keepdims=True)
+        members.append(maps / np.where(total > 0, total, 1))
     say = w[:, None, None, None] * np.isfinite(members)
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an image without a map
         mean = np.nansum(say * members, axis=0) / say.sum(axis=0)
@@ -309,34 +418,43 @@ def _weights(weights: npt.ArrayLike | None, n: int) -> npt.NDArray[np.float64]:
     return np.asarray(w / w.sum())
 
 
-def _shares(maps: Maps) -> Maps:
-    total = np.abs(maps).sum(axis=(1, 2), keepdims=True)
-    return np.asarray(maps / np.where(total > 0, total, 1), dtype=np.float32)
+def resized(maps: npt.ArrayLike, size: int | Sequence[int]) -> Maps:
+    """Maps laid over a film: bilinear between the centres of cells, constant beyond the outermost.
 
+    Args:
+        maps: Shape (n, h, w). A NaN map stays NaN.
+        size: Side of the film in pixels, or its height and width.
 
-def _method(name: str) -> Callable[..., Maps]:
-    if name not in METHODS:
-        expected = f"one of {', '.join(METHODS)}"
-        raise CamError("method", expected, repr(name), "Choose one of these.")
-    return METHODS[name]
+    Returns:
+        Shape (n, size, size), or (n, height, width).
 
-
-def resized(maps: npt.ArrayLike, size: int) -> Maps:
-    """Maps (n, h, w) laid over a film of `size` pixels: (n, size, size).
-
-    Bilinear between the centres of cells, constant beyond the outermost. A NaN map stays NaN.
+    Example:
+        >>> resized([[[0, 4]]], 4)[0, 0].tolist()  # the centres lie at a quarter and three
+        [0.0, 1.0, 3.0, 4.0]
     """
-    return _laid(np.asarray(maps, dtype=np.float32), (size, size))
-
-
-def _laid(maps: Maps, shape: Sequence[int]) -> Maps:
+    shape = (size, size) if isinstance(size, int) else tuple(size)
+    cells = np.asarray(maps, dtype=np.float32)[..., None]
     options = {"interpolation": "bilinear", "antialias": True, "data_format": "channels_last"}
-    laid = keras.ops.image.resize(maps[..., None], tuple(shape), **options)
+    laid = keras.ops.image.resize(cells, shape, **options)
     return np.asarray(keras.ops.convert_to_numpy(laid)[..., 0])
 
 
 def shared_limit(*maps: npt.ArrayLike) -> float:
-    """The upper end of one display scale for all `maps`: their largest finite value."""
+    """The upper end of one display scale for several maps: their largest finite value.
+
+    Args:
+        *maps: Each of any shape.
+
+    Returns:
+        The value, in the unit of the maps.
+
+    Raises:
+        CamError: Nothing in the maps is finite.
+
+    Example:
+        >>> shared_limit([[1.0, float("nan")]], [[3.0, -9.0]])
+        3.0
+    """
     values = np.concatenate([np.zeros(0), *(np.ravel(np.asarray(m, dtype=float)) for m in maps)])
     if not np.isfinite(values).any():
         raise CamError("maps", "at least one finite value to scale by", "none", _SHOW_NOTHING)
@@ -375,7 +493,19 @@ def peak(cam: npt.ArrayLike) -> tuple[int, int]:
 def layer_candidates(model: Model) -> list[str]:
     """Names of the layers with feature maps larger than 1 x 1, first to last.
 
-    Layers inside nested models are found too.
+    Args:
+        model: As in `grad_cam`; layers inside nested models are found too.
+
+    Returns:
+        The names; none for a network without feature maps.
+
+    Raises:
+        CamError: The model is none that `grad_cam` takes.
+
+    Example:
+        >>> kinds = keras.layers.Conv2D(1, 3, name="maps"), keras.layers.Flatten()
+        >>> layer_candidates(keras.Sequential([keras.Input((8, 8, 1)), *kinds]))
+        ['maps']
     """
     with_maps = {id(call.operation) for call in _calls(model).values() if _has_maps(call)}
     return [layer.name for layer in _all_layers(model) if id(layer) in with_maps]
@@ -389,7 +519,17 @@ def _all_layers(model: Model) -> Iterator[keras.Layer]:
 
 
 def last_conv_layer(model: Model) -> str:
-    """Name of the layer that a CAM reads unless told otherwise: the first of `last_maps`."""
+    """Name of the layer that a CAM reads unless told otherwise: the first of `last_maps`.
+
+    Args:
+        model: As in `grad_cam`.
+
+    Returns:
+        The name.
+
+    Raises:
+        CamError: The model has no feature maps, or is none that `grad_cam` takes.
+    """
     return next(iter(last_maps(model).values()))
 
 
@@ -399,8 +539,22 @@ def last_maps(model: Model) -> dict[str, str]:
     It is the last layer that the whole answer of its branch passes through with maps larger than
     1 x 1, pooling left out: in VGG, as Selvaraju et al. 2017 did, the last convolution, in a small
     InceptionV3 the last maps that are joined from all towers. `registry.last_conv_layers` names the
-    same without building the network, and a run records it as `maps`. A branch has the name of its
-    backbone, or, in a model that is none of the registry, of the layer.
+    same without building the network.
+
+    Args:
+        model: As in `grad_cam`.
+
+    Returns:
+        Branch to layer. A branch has the name of its backbone, or, in a model that is none of the
+        registry, of the layer.
+
+    Raises:
+        CamError: The model has no feature maps, or is none that `grad_cam` takes.
+
+    Example:
+        >>> kinds = keras.layers.Conv2D(1, 3, name="maps"), keras.layers.Flatten()
+        >>> last_maps(keras.Sequential([keras.Input((8, 8, 1)), *kinds, keras.layers.Dense(3)]))
+        {'maps': 'maps'}
     """
     calls = _calls(model)
     through: dict[int, set[int]] = {}  # for each tensor those on every way from the pixels to it
@@ -416,6 +570,25 @@ def last_maps(model: Model) -> dict[str, str]:
         remedy = f"Use a method on pixels: {' or '.join(PIXEL_METHODS)}."
         raise CamError(model.name, "a layer with feature maps", "none", remedy)
     return dict(zip(_branches(model, found), found, strict=True))
+
+
+def maps_of_run(run: Run, model: Model) -> dict[str, str]:
+    """The layer that a CAM of a finished network reads unless told otherwise, by branch.
+
+    It was written down when the network was trained; for an older run, or one of another program,
+    the same rule finds it.
+
+    Args:
+        run: The run.
+        model: Its network.
+
+    Returns:
+        Branch to layer, as in `last_maps`.
+
+    Raises:
+        CamError: As in `last_maps`.
+    """
+    return dict(run.info.get("maps") or last_maps(model))
 
 
 def _pooled(tensor: int, calls: Mapping[int, submodel.Call]) -> list[int]:
@@ -472,30 +645,34 @@ def _find_layer(model: Model, name: str | None) -> str:
     return name
 
 
-def _refuse_layer(layer: str | None) -> None:
-    if layer is not None:
-        expected = "None, since this method works on pixels"
-        raise CamError("layer", expected, repr(layer), "Leave the layer out.")
-
-
 # ---------------------------------------------------------------------------------------------
 # Passes through the model
 
 
-def _cams(
-    combine: Callable[[Maps, Maps], Maps],
-    model: Model,
-    images: npt.ArrayLike,
-    target: Target,
-    layer: str | None,
-    batch_size: int,
-    flat: Flat,
-) -> Maps:
-    """The flow of every gradient CAM: features and gradients of a layer, combined, cut at 0."""
+def _at_layer(
+    model: Model, images: npt.ArrayLike, target: Target, layer: str | None, batch_size: int
+) -> tuple[Maps, Maps, str]:
+    """Feature maps of a layer, the gradients of the score there, and the place in words."""
     x, wanted = _prepared(model, images, target)
     layer = _find_layer(model, layer)
-    maps = combine(*_batched(partial(submodel.gradients, model, layer), x, wanted, batch_size))
-    return _checked(np.maximum(maps, 0), f"at layer {layer!r}", flat)
+    ask = partial(submodel.gradients, model, layer)
+    return *_batched(ask, x, wanted, batch_size), f"at layer {layer!r}"
+
+
+def _at_pixels(
+    model: Model, images: npt.ArrayLike, target: Target, layer: str | None, batch_size: int
+) -> tuple[Maps, Maps, Ints]:
+    """Images as float32, the score of each, and the class that it is of."""
+    x, wanted = _prepared(model, images, target)
+    if layer is not None:
+        expected = "None, since this method works on pixels"
+        raise CamError("layer", expected, repr(layer), "Leave the layer out.")
+    return x, *_batched(partial(submodel.scores, model), x, wanted, batch_size)
+
+
+def _weighted(features: Maps, weights: Maps) -> Maps:
+    maps: Maps = np.einsum("nhwc,nc->nhw", features, weights)
+    return maps
 
 
 def _masked_scores(
@@ -592,7 +769,24 @@ def _check_images(model: Model, x: npt.NDArray[Any]) -> None:
 
 
 def class_indices(model: Model, target: Target, n: int) -> Ints:
-    """The class of each of `n` images, (n,), from one class or one an image; checked."""
+    """The class of each image, checked.
+
+    Args:
+        model: Whose outputs are the classes.
+        target: Class of all images, or one an image, shape (n,).
+        n: How many images there are.
+
+    Returns:
+        Shape (n,).
+
+    Raises:
+        CamError: There is not one class, or one for each image, or it is no output of the model.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> class_indices(model, 2, n=2).tolist()
+        [2, 2]
+    """
     classes, wanted = model.output_shape[-1], np.asarray(target)
     if wanted.ndim > 0 and wanted.shape != (n,):
         expected = f"one class, or one for each of {n} images"

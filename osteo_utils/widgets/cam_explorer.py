@@ -192,7 +192,7 @@ def cam_stacks(
 
     `films` are what each model takes, (n, size, size, 1) in its own size; `methods` keys of
     `gradcam.METHODS`; `layers` maps the title of a model to its layers, by the title that each is
-    shown with (`registry.last_conv_layers` gives those of a fusion), else the last one is taken.
+    shown with (`gradcam.maps_of_run` gives those of a fusion), else the last one is taken.
     """
     from osteo_utils.saliency.gradcam import PIXEL_METHODS, last_conv_layer
 

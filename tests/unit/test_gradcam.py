@@ -1,13 +1,17 @@
 import gc
+import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from keras import layers
 
 from osteo_utils.networks.models import build
+from osteo_utils.runs import Run
 from osteo_utils.saliency import submodel
 from osteo_utils.saliency.gradcam import (
     METHODS,
@@ -15,7 +19,6 @@ from osteo_utils.saliency.gradcam import (
     TITLES,
     CamError,
     CamWarning,
-    by_branch,
     ensemble_maps,
     grad_cam,
     grad_cam_plus_plus,
@@ -24,6 +27,7 @@ from osteo_utils.saliency.gradcam import (
     last_maps,
     layer_cam,
     layer_candidates,
+    maps_of_run,
     occlusion,
     peak,
     resized,
@@ -746,36 +750,35 @@ def fused():
     return keras.Model(inputs, end(joined), name="pair")
 
 
-@pytest.mark.parametrize("name", ["grad_cam", "score_cam"])
-def test_by_branch_is_each_layer_in_turn(name, images):
-    model, layer_of = fused(), {"First": "branch1", "Second": "branch2"}
-    maps = by_branch(model, images, 0, layer_of, name, batch_size=2)
-    assert {title: m.shape for title, m in maps.items()} == {
-        "First": (5, 30, 30),
-        "Second": (5, 15, 15),
-    }
-    for title, layer in layer_of.items():
-        alone = METHODS[name](model, images, 0, layer)
-        np.testing.assert_allclose(maps[title], alone, rtol=1e-3, atol=1e-5 * alone.max())
+def test_branches_are_named_by_their_layers_or_by_the_registry():
+    assert last_maps(fused()) == {"branch1": "branch1", "branch2": "branch2"}
+    assert last_maps(build("custom_cnn", 32)) == {"custom_cnn": "block5_relu"}
 
 
-def test_by_branch_finds_the_branches_and_knows_those_of_the_registry(images):
-    model = build("custom_cnn", 32)
-    assert list(by_branch(model, images, 0, flat="nan")) == ["custom_cnn"]
-    assert list(by_branch(fused(), images, 0)) == ["branch1", "branch2"]
-    with pytest.raises(CamError, match=r"method: expected one of grad_cam.*found 'cam'"):
-        by_branch(model, images, method="cam")
-
-
-def test_by_branch_knows_a_pair_of_backbones():
+def test_a_pair_of_backbones_has_a_map_for_each():
     model = build("custom_cnn+mobilenet_v2", 64)
     films = np.random.default_rng(0).integers(0, 255, (1, 64, 64, 1), dtype=np.uint8)
-    maps = by_branch(model, films, 0, flat="nan")
-    assert {title: each.shape for title, each in maps.items()} == {
+    with warnings.catch_warnings(action="ignore", category=CamWarning):
+        maps = {b: grad_cam(model, films, 0, of, flat="nan") for b, of in last_maps(model).items()}
+    assert {branch: each.shape for branch, each in maps.items()} == {
         "custom_cnn": (1, 4, 4),
         "mobilenet_v2": (1, 2, 2),
     }
     assert last_conv_layer(model) == "custom_cnn_block5_relu"
+
+
+def test_the_maps_of_a_network_are_those_that_its_run_names():
+    nothing = pd.DataFrame()
+    recorded, older = (
+        Run(Path(), info, nothing, {}, nothing) for info in ({"maps": {"mine": "branch2"}}, {})
+    )
+    assert maps_of_run(recorded, fused()) == {"mine": "branch2"}
+    assert maps_of_run(older, fused()) == last_maps(fused())
+
+
+def test_a_method_that_is_none_is_refused(images):
+    with pytest.raises(CamError, match=r"method: expected one of grad_cam.*found 'cam'"):
+        ensemble_maps([tiny()], [images], method="cam")
 
 
 def test_a_member_whose_map_is_nearly_all_negative_has_one_vote(monkeypatch, images):
