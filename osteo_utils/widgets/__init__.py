@@ -4,7 +4,7 @@ They answer in JavaScript alone, so they work live in JupyterLab, Colab and VS C
 same on a page of the built book, where no kernel runs. `LiveGradCam` alone needs a kernel.
 """
 
-from osteo_utils.widgets.cam_explorer import CamExplorer, Stack, cam_stacks
+from osteo_utils.widgets.cam_explorer import CamExplorer, Stack
 from osteo_utils.widgets.decision_explorer import DecisionExplorer
 from osteo_utils.widgets.live_gradcam import LiveGradCam
 from osteo_utils.widgets.phantom_explorer import PhantomExplorer
@@ -15,5 +15,4 @@ __all__ = [
     "LiveGradCam",
     "PhantomExplorer",
     "Stack",
-    "cam_stacks",
 ]

@@ -8,13 +8,12 @@ from typing import Any, Final
 import anywidget
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import traitlets
 
 from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import Run
 from osteo_utils.scoring.ensembles import Aligned, Floats, Ints, aligned, choose_weights, soft_vote
-from osteo_utils.scoring.evaluate import ORDINAL_COST, confusion, design_effect, wilson
+from osteo_utils.scoring.evaluate import ORDINAL_COST, confusion
 from osteo_utils.widgets.base import css, esm
 
 PARTS: Final = ("validation", "test")
@@ -105,49 +104,6 @@ class DecisionExplorer(anywidget.AnyWidget):
     def matrix(self) -> npt.NDArray[np.int64]:
         """The confusion matrix that is on the screen, shape (3, 3): rows are true."""
         return confusion(self._parts[self.part][0], self.called())
-
-
-def with_intervals(
-    labels: Ints, called: Ints, groups: npt.ArrayLike, costs: npt.ArrayLike
-) -> pd.DataFrame:
-    """What the browser shows of answers (n,), by the same rule: columns value, low, high.
-
-    Rows: sensitivity and specificity of each class (`sensitivity_normal`), accuracy,
-    balanced_accuracy and cost. Shares have Wilson's interval with the design effect of `groups`;
-    of a weighted sum of shares the weighted margins are added as squares (Zou & Donner 2008).
-    """
-    y, z, g, price = labels, called, np.asarray(groups), np.asarray(costs, dtype=float)
-    matrix, right = confusion(y, z), (y == z).astype(float)
-    rows = {}
-    for c, name in enumerate(CLASS_NAMES):
-        agreed = ((y == c) == (z == c)).astype(float)
-        for score, counted in (("sensitivity", y == c), ("specificity", y != c)):
-            rows[f"{score}_{name.lower()}"] = _share(agreed[counted], g[counted])
-    count = matrix.sum(axis=1)
-    recall, paid = matrix.diagonal() / count, price[y, z]
-    rows["accuracy"] = _share(right, g)
-    effect = design_effect((right - recall[y]) / count[y], g)
-    ends = [wilson(k, n, effect=effect) for k, n in zip(matrix.diagonal(), count, strict=True)]
-    rows["balanced_accuracy"] = _combined(recall, ends, np.full(len(count), 1 / len(count)))
-    effect = design_effect(paid - paid.mean(), g)
-    ends = [wilson(float(k), len(y), effect=effect) for k in matrix.ravel()]
-    rows["cost"] = _combined(matrix.ravel() / len(y), ends, price.ravel())
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])
-
-
-def _share(right: Floats, groups: npt.NDArray[Any]) -> tuple[float, float, float]:
-    if not right.size:
-        return np.nan, np.nan, np.nan
-    effect = design_effect(right - right.mean(), groups)
-    return (float(right.mean()), *wilson(right.sum(), right.size, effect=effect))
-
-
-def _combined(
-    shares: Floats, ends: Sequence[tuple[float, float]], weights: Floats
-) -> tuple[float, float, float]:
-    margins = np.hypot.reduce(weights[:, None] * (np.array(ends) - shares[:, None]))
-    value = float(weights @ shares)
-    return value, value - float(margins[0]), value + float(margins[1])
 
 
 def _expected_costs(p: Floats, costs: Sequence[Sequence[float]]) -> Floats:

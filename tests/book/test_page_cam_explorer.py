@@ -6,8 +6,7 @@ import json
 import numpy as np
 import pytest
 from smoke import BUILD, CHAPTERS, NOTEBOOKS
-
-from osteo_utils.widgets.cam_explorer import picture_of, share_of
+from twins import picture_of, share_of
 
 SOURCES = dict(zip(CHAPTERS, (path.read_text("utf-8") for path in NOTEBOOKS), strict=True))
 EXPLAINED = [chapter for chapter, source in SOURCES.items() if "CamExplorer(" in source]

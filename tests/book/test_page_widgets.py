@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pytest
 from smoke import CHAPTERS, NOTEBOOKS, ROOT
+from twins import with_intervals
 
 from osteo_utils.runs import read_run
 from osteo_utils.scoring.ensembles import aligned, published_key
 from osteo_utils.scoring.evaluate import confusion, expected_cost
-from osteo_utils.widgets.decision_explorer import with_intervals
 
 RUNS = ROOT / "runs/simulated/smoke"
 SOURCES = dict(zip(CHAPTERS, (path.read_text("utf-8") for path in NOTEBOOKS), strict=True))

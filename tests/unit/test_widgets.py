@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from traitlets import TraitError
+from twins import with_intervals
 
 from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, Run, RunError, probabilities
 from osteo_utils.scoring.ensembles import choose_weights
 from osteo_utils.scoring.evaluate import expected_cost
 from osteo_utils.widgets import DecisionExplorer, decision_explorer
-from osteo_utils.widgets.decision_explorer import with_intervals
 
 
 def run(seed, split_hash="a" * 64, p=None):
