@@ -37,7 +37,7 @@ from keras import Model
 
 from osteo_utils.errors import CourseError, check_count
 from osteo_utils.networks.models import registry_name
-from osteo_utils.registry import SALIENCY_METHODS, get_architecture
+from osteo_utils.registry import SALIENCY_METHODS, get_architecture, known_name
 from osteo_utils.runs import Run
 from osteo_utils.saliency import submodel
 
@@ -390,9 +390,7 @@ def ensemble_maps(
     Raises:
         CamError: There is no such method, the weights are not such, or as the method raises it.
     """
-    if method not in METHODS:
-        expected = f"one of {', '.join(METHODS)}"
-        raise CamError("method", expected, repr(method), "Choose one of these.")
+    explain = METHODS[known_name("method", method, METHODS, CamError)]
     pictures, w = [np.asarray(x) for x in images], _weights(weights, len(models))
     layers = layers or [None] * len(models)
     if target is None:
@@ -401,7 +399,7 @@ def ensemble_maps(
     side = size or max(max(x.shape[1:3]) for x in pictures)
     members = []
     for model, x, layer in zip(models, pictures, layers, strict=True):
-        maps = resized(METHODS[method](model, x, target, layer, **options), side)
+        maps = resized(explain(model, x, target, layer, **options), side)
         total = np.abs(maps).sum(axis=(1, 2), keepdims=True)
         members.append(maps / np.where(total > 0, total, 1))
     say = w[:, None, None, None] * np.isfinite(members)

@@ -29,7 +29,13 @@ _COMPILED: Final[WeakKeyDictionary[keras.Model, dict[Any, Any]]] = WeakKeyDictio
 
 
 class Call(NamedTuple):
-    """A layer or operation of the model, called in the flat graph."""
+    """A layer or operation of the model, called in the flat graph.
+
+    Attributes:
+        operation: What is called.
+        inputs: The symbolic tensors that go in.
+        output: The one that comes out.
+    """
 
     operation: keras.Operation
     inputs: list[Tensor]
@@ -37,29 +43,68 @@ class Call(NamedTuple):
 
 
 class Submodel(NamedTuple):
-    """A model in two parts, below and above the maps of a layer or, without one, the pixels."""
+    """A model in two parts, below and above the maps of a layer or, without one, the pixels.
 
-    calls: dict[int, Call]  # by the id of the output, each behind those that feed it
-    output: Tensor  # of the whole model
-    below: keras.Model  # pixels to maps
-    above: keras.Model  # maps and pixels, where something passes the maps by, to logits
+    Attributes:
+        calls: By the id of the output, each behind those that feed it.
+        output: Of the whole model.
+        below: From float pixels, shape (n, H, W, channels), to maps, shape (n, h, w, channels).
+        above: From maps and pixels, since something may pass the maps by, to logits, (n, classes).
+    """
+
+    calls: dict[int, Call]
+    output: Tensor
+    below: keras.Model
+    above: keras.Model
 
 
 def scores(model: keras.Model, x: Array, target: Array) -> list[Array]:
-    """The score of each image's target, and the target, both (n,); -1 is the predicted class.
+    """The score of each image's target.
 
     A score is a logit; of a model whose logits cannot be reached, the logarithm of its output.
+
+    Args:
+        model: Functional or a built Sequential, of one input and one output.
+        x: Pixels, float32, shape (n, H, W, channels).
+        target: Class of each image, shape (n,); -1 is the predicted one.
+
+    Returns:
+        The scores, float32, and the classes that they are of, each of shape (n,).
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((1, 1, 2)), layers.Flatten(), layers.Softmax()])
+        >>> score, target = scores(model, [[[[3.0, 5.0]]]], [-1])
+        >>> score.tolist(), target.tolist()  # before the softmax
+        ([5.0], [1])
     """
     return _asked(_scores, model, None, x, target)
 
 
 def gradients(model: keras.Model, layer: str | None, x: Array, target: Array) -> list[Array]:
-    """Maps of a layer, or the pixels, and the gradient of the score there: (n, h, w, channels)."""
+    """Maps of a layer, or the pixels, and the gradient of the score there.
+
+    Args:
+        model: As in `scores`.
+        layer: Name of a layer that is called once; None for the pixels.
+        x: Pixels, float32, shape (n, H, W, channels).
+        target: Class of each image, shape (n,); -1 is the predicted one.
+
+    Returns:
+        The maps and the gradients, float32, each of shape (n, h, w, channels).
+    """
     return _asked(_gradients, model, layer, x, target)
 
 
 def cut(model: keras.Model, layer: str | None = None) -> Submodel:
-    """The sub-model for a layer that is called once, made at its first use."""
+    """The two parts of a model, made at their first use.
+
+    Args:
+        model: As in `scores`.
+        layer: Name of a layer that is called once, between the parts; None for the pixels.
+
+    Returns:
+        The parts, which go with the model when nothing else holds it.
+    """
     with _LOCK:
         made = _CUT.setdefault(model, {})
         if layer not in made:
