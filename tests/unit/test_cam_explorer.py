@@ -76,7 +76,7 @@ def test_picture_blends_by_opacity_where_the_map_reaches_the_threshold():
     drawn = picture(widget)
     assert drawn.shape == (4, 4, 3)
     np.testing.assert_allclose(drawn, np.repeat(expected[..., None], 3, axis=2), atol=1)
-    assert ((picture == 100).all(axis=2) == (shares < 0.5)).all()
+    assert ((drawn == 100).all(axis=2) == (shares < 0.5)).all()
     widget.opacity = 0.0
     assert (picture(widget) == 100).all()
 
