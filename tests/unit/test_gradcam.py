@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from osteo_utils.networks.models import build
@@ -677,6 +678,22 @@ def set_statistics(model):
         if "norm" in variable.path:
             low, high = (0.5, 1.5) if variable.path.endswith(("gamma", "variance")) else (-0.1, 0.1)
             variable.assign(rng.uniform(low, high, variable.shape))
+
+
+def test_maps_and_gradients_are_those_of_the_layers_themselves():
+    model, x = convolutions(), np.random.default_rng(1).normal(size=(2, 16, 16, 2))
+    maps = keras.Model(model.inputs, model.get_layer("norm0").output)(x, training=False)
+    above = keras.Sequential([keras.Input(maps.shape[1:])])
+    names = [layer.name for layer in model.layers]
+    for layer in model.layers[names.index("norm0") + 1 :]:
+        above.add(layer)
+    with tf.GradientTape() as tape:
+        tape.watch(maps)
+        score = tf.reduce_sum(above(maps, training=False)[:, 1])
+    rising = np.maximum(tape.gradient(score, maps), 0)
+    expected = np.maximum((np.asarray(maps) * rising).sum(axis=3), 0)
+    found = layer_cam(model, x, 1, "norm0")
+    np.testing.assert_allclose(found, expected, atol=1e-5 * expected.max())
 
 
 @pytest.mark.parametrize("layer", ["first", "norm1", None])
