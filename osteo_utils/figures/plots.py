@@ -212,15 +212,10 @@ def confusion_matrix(matrix: npt.NDArray[Any], title: str = "", ax: Axes | None 
     """
     ax = ax or plt.subplots(figsize=(4.2, 3.6), layout="constrained")[1]
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    text = np.array(
-        [
-            [f"{count:d}\n{part:.0%}" for count, part in zip(*row, strict=True)]
-            for row in zip(matrix, share, strict=True)
-        ]
-    )
+    text = [f"{n:d}\n{part:.0%}" for n, part in zip(matrix.flat, share.flat, strict=True)]
     sns.heatmap(
         share,
-        annot=text,
+        annot=np.reshape(text, matrix.shape),
         fmt="",
         vmin=0,
         vmax=1,

@@ -23,12 +23,11 @@ from osteo_utils.figures import plots
 from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import CLASS_NAMES, get_architecture
 from osteo_utils.runs import Run, RunError, probabilities
-from osteo_utils.scoring.evaluate import interval_text, number, with_interval
+from osteo_utils.scoring.evaluate import interval_text, with_interval
 
 if TYPE_CHECKING:
     import keras
 
-_SCORES: Final = ("precision", "recall", "f1")
 _TITLES: Final = {
     "seed": "seed",
     "image_size": "pixels",
@@ -71,7 +70,7 @@ def show_training(course: Course, model: str) -> list[Run]:
     figure, alt = seed_curves(runs)
     plots.show(figure, alt)
     caption = f"{title}, seed {runs[0].info['seed']}: test films by class, with 95 % intervals"
-    _show_table(_readable(classification_table(runs[0])), caption)
+    _show_table(classification_table(runs[0]), caption)
     lines = reference_scores(course)
     figure, alt = plots.run_report(runs, lines)
     plots.show(figure, alt)
@@ -174,41 +173,23 @@ def _beside(mean: float, name: str, value: float) -> str:
 
 
 def classification_table(run: Run, part: str = "test") -> pd.DataFrame:
-    """Precision, recall, F1 and support of each class of one part, with interval ends.
+    """Precision, recall and F1 of each class of one part, with their intervals, in words.
 
     Args:
         run: A finished run.
         part: "validation" or "test".
 
     Returns:
-        Rows in the order of `CLASS_NAMES`; columns `precision`, `precision_low`, `precision_high`,
-        the same of `recall` and `f1`, and `support`, the films of the class. A score that the part
-        cannot tell is NaN.
+        Rows in the order of `CLASS_NAMES`; columns class, precision, recall, F1, and films, how
+        many the class has. A score that the part cannot tell is "not measurable".
     """
-    support = run.predictions.loc[run.predictions["part"] == part, "label"].value_counts()
-    rows = {}
-    for index, name in enumerate(CLASS_NAMES):
-        found = {score: run.metrics[part][f"{score}_{name.lower()}"] for score in _SCORES}
-        rows[name] = _columns(found) | {"support": int(support.get(index, 0))}
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def _columns(found: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
-    return {
-        score + suffix: number(values[key])
-        for score, values in found.items()
-        for suffix, key in {"": "value", "_low": "low", "_high": "high"}.items()
-    }
-
-
-def _readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The classification table with each score and its interval in one cell."""
-    shown = pd.DataFrame({"class": table.index})
-    for score in _SCORES:
-        columns = table[[score, f"{score}_low", f"{score}_high"]].to_numpy(dtype=float)
-        cells = [dict(zip(("value", "low", "high"), row, strict=True)) for row in columns]
-        shown["F1" if score == "f1" else score] = [with_interval(cell) for cell in cells]
-    return shown.assign(films=table["support"].to_numpy())
+    labels = run.predictions.loc[run.predictions["part"] == part, "label"]
+    counts = [int((labels == index).sum()) for index in range(len(CLASS_NAMES))]
+    table = {"class": list(CLASS_NAMES)}
+    for score in ("precision", "recall", "F1"):
+        found = [run.metrics[part][f"{score.lower()}_{name.lower()}"] for name in CLASS_NAMES]
+        table[score] = [with_interval(each) for each in found]
+    return pd.DataFrame(table).assign(films=counts)
 
 
 # ---------------------------------------------------------------------------------------------
