@@ -195,7 +195,7 @@ def _boxes(found: Sequence[Call]) -> list[Box]:
     for call in found:
         parent = call.parents[0] if len(call.parents) == 1 else None
         joins = parent is not None and children[parent] == 1 and isinstance(call.layer, _FOLLOWERS)
-        if joins and parent is not None and not _is_input(found[parent]):
+        if joins and parent is not None and not isinstance(found[parent].layer, layers.InputLayer):
             holder[call.index] = holder[parent]
             boxes[holder[parent]].calls.append(call)
             continue
@@ -204,10 +204,6 @@ def _boxes(found: Sequence[Call]) -> list[Box]:
         depth = 1 + max((boxes[p].depth for p in parents), default=-1)
         boxes.append(Box([call], parents, depth))
     return boxes
-
-
-def _is_input(call: Call) -> bool:
-    return isinstance(call.layer, layers.InputLayer)
 
 
 def _bands(boxes: Sequence[Box]) -> tuple[list[list[Box]], list[list[Box]]]:

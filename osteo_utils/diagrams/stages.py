@@ -34,15 +34,15 @@ _CHANNEL_WIDTH: Final = 0.045  # for each doubling of the channels
 _SLANT: Final = 0.3
 _COLUMN_GAP: Final = 0.09
 # What a layer is called under a slab, the most telling kinds first.
-_KINDS: Final[tuple[tuple[str, tuple[type, ...]], ...]] = (
-    ("conv", (layers.Conv2D,)),
-    ("depthwise", (layers.DepthwiseConv2D,)),
-    ("separable", (layers.SeparableConv2D,)),
-    ("max pool", (layers.MaxPooling2D,)),
-    ("avg pool", (layers.AveragePooling2D,)),
-    ("add", (layers.Add,)),
-    ("concat", (layers.Concatenate,)),
-)
+_KINDS: Final = {
+    layers.Conv2D: "conv",
+    layers.DepthwiseConv2D: "depthwise",
+    layers.SeparableConv2D: "separable",
+    layers.MaxPooling2D: "max pool",
+    layers.AveragePooling2D: "avg pool",
+    layers.Add: "add",
+    layers.Concatenate: "concat",
+}
 _VECTOR_KINDS: Final = {
     layers.GlobalAveragePooling2D: "averaged",
     layers.GlobalMaxPooling2D: "max",
@@ -76,8 +76,8 @@ class Stage:
     @property
     def contents(self) -> list[str]:
         """How many layers of each telling kind it has."""
-        count = Counter(_kind(call.layer) for call in self.calls)
-        return [f"{count[name]} {name}" for name, _ in _KINDS if count[name]]
+        count = Counter(type(call.layer) for call in self.calls)
+        return [f"{count[kind]} {name}" for kind, name in _KINDS.items() if count[kind]]
 
 
 @dataclass
@@ -287,10 +287,6 @@ def _tells(call: Call) -> bool:
 
 def _parameters(call: Call) -> int:
     return int(call.layer.count_params()) if isinstance(call.layer, keras.Layer) else 0
-
-
-def _kind(layer: Any) -> str:  # noqa: ANN401
-    return next((name for name, types in _KINDS if type(layer) in types), "other")
 
 
 def _height(stage: Stage, net: Outline) -> float:
