@@ -287,13 +287,8 @@ def reliability(table: pd.DataFrame, title: str = "", ax: Axes | None = None) ->
     ax.plot([0, 1], [0, 1], "--", color="#777777", label="perfectly calibrated")
     ax.plot(filled["confidence"], filled["accuracy"], "-", color="#0072B2", label="model")
     ax.scatter(filled["confidence"], filled["accuracy"], s=area, color="#0072B2")
-    ax.set(
-        xlim=(0.3, 1.01),
-        ylim=(0, 1.02),
-        xlabel="stated confidence",
-        ylabel="observed accuracy",
-        title=title,
-    )
+    ax.set(xlabel="stated confidence", ylabel="observed accuracy", title=title)
+    ax.set(xlim=(0.3, 1.01), ylim=(0, 1.02))
     ax.legend(fontsize=8)
     return _figure(ax)
 
@@ -318,13 +313,8 @@ def roc_curves(
         truth = labels == index
         false_rate, true_rate, _ = roc_curve(truth, probabilities[:, index])
         area = roc_auc_score(truth, probabilities[:, index])
-        ax.plot(
-            false_rate,
-            true_rate,
-            style,
-            color=CLASS_COLOURS[name],
-            label=f"{name} (area {area:.2f})",
-        )
+        label = f"{name} (area {area:.2f})"
+        ax.plot(false_rate, true_rate, style, color=CLASS_COLOURS[name], label=label)
     ax.plot([0, 1], [0, 1], ":", color="#777777", label="chance")
     ax.set(xlabel="1 - specificity", ylabel="sensitivity", title=title)
     ax.legend(fontsize=8)

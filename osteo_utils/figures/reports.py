@@ -326,14 +326,8 @@ def _draw_examples(
 
 
 def _row_title(ax: Axes, kind: str) -> None:
-    look: dict[str, Any] = {
-        "rotation": 90,
-        "ha": "right",
-        "va": "center",
-        "weight": "bold",
-        "fontsize": 9,
-    }
-    ax.text(-0.06, 0.5, kind, transform=ax.transAxes, **look)
+    look: dict[str, Any] = {"rotation": 90, "ha": "right", "va": "center", "weight": "bold"}
+    ax.text(-0.06, 0.5, kind, transform=ax.transAxes, fontsize=9, **look)
 
 
 def _draw_map(

@@ -401,7 +401,7 @@ def ensemble_maps(
     for model, x, layer in zip(models, pictures, layers, strict=True):
         maps = resized(explain(model, x, target, layer, **options), side)
         total = np.abs(maps).sum(axis=(1, 2), keepdims=True)
-        members.append(maps / np.where(total > 0, total, 1))
+        members.append(np.asarray(maps / np.where(total > 0, total, 1), dtype=np.float32))
     say = w[:, None, None, None] * np.isfinite(members)
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an image without a map
         mean = np.nansum(say * members, axis=0) / say.sum(axis=0)
@@ -654,7 +654,8 @@ def _at_layer(
     x, wanted = _prepared(model, images, target)
     layer = _find_layer(model, layer)
     ask = partial(submodel.gradients, model, layer)
-    return *_batched(ask, x, wanted, batch_size), f"at layer {layer!r}"
+    features, gradients = _batched(ask, x, wanted, batch_size)
+    return features, gradients, f"at layer {layer!r}"
 
 
 def _at_pixels(
@@ -665,7 +666,8 @@ def _at_pixels(
     if layer is not None:
         expected = "None, since this method works on pixels"
         raise CamError("layer", expected, repr(layer), "Leave the layer out.")
-    return x, *_batched(partial(submodel.scores, model), x, wanted, batch_size)
+    scores, wanted = _batched(partial(submodel.scores, model), x, wanted, batch_size)
+    return x, scores, wanted
 
 
 def _weighted(features: Maps, weights: Maps) -> Maps:
@@ -696,10 +698,11 @@ def _masked_scores(
 
 def _batched(
     ask: Callable[[Maps, Ints], list[npt.NDArray[Any]]], x: Maps, target: Ints, batch_size: int
-) -> list[npt.NDArray[Any]]:
-    """The answers to a question about all images, some at a time."""
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """The two answers to a question about all images, some at a time."""
     parts = [ask(x[i], target[i]) for (i,) in _chunks((len(x),), batch_size)]
-    return [np.concatenate(part) for part in zip(*parts, strict=True)]
+    first, second = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return first, second
 
 
 def _chunks(shape: tuple[int, ...], size: int) -> Iterator[tuple[Ints, ...]]:
