@@ -546,7 +546,7 @@ def with_runs(
     print(
         f"No finished run of {', '.join(missing)} in {course.folder}: on this page networks of the "
         "profile smoke stand in for all; they take some minutes, and their scores mean little. "
-        f"Training all ten takes {course.profile.training_time}: run their chapters with the "
+        f"Training all networks takes {course.profile.training_time}: run their chapters with the "
         "same `runs`, or train_seeds(course, name) for each name."
     )
     return open_course("smoke", course.corpus, course.seed, course.runs)

@@ -139,7 +139,7 @@ def test_missing_runs_are_told_once_with_the_time_they_would_take(tmp_path, monk
     said = capsys.readouterr().out
     assert (small.profile.name, small.runs) == ("smoke", course.runs)
     assert "No finished run of resnet50, alexnet in" in said
-    assert "Training all ten takes about half an hour on two processor cores" in said
+    assert "Training all networks takes about half an hour on two processor cores" in said
     assert said.count("\n") == 2  # what is missing, and what is used instead
     assert with_runs(small, ["resnet50"]) is small
 

@@ -12,4 +12,4 @@ def test_a_new_profile_says_itself_how_long_its_training_takes(tmp_path, capsys,
     monkeypatch.setitem(PROFILES, "mine", replace(mine, training_time="a day by hand"))
     course = module.open_course("mine", runs=tmp_path / "runs")
     module.with_runs(course, ["custom_cnn"])
-    assert "Training all ten takes a day by hand" in capsys.readouterr().out
+    assert "Training all networks takes a day by hand" in capsys.readouterr().out
