@@ -621,7 +621,7 @@ def _export(arguments: argparse.Namespace) -> Result:
 
     from osteo_utils.export import describe, export_onnx
     from osteo_utils.inference import example_film
-    from osteo_utils.runs import write_json
+    from osteo_utils.store import write_json
 
     # Without films knees from strong to frail, so that the answers differ.
     films = films or [example_film(float(t)) for t in np.linspace(1, -4, 11)]

@@ -44,7 +44,7 @@ from osteo_utils.runs import (
     run_folder,
     settings_of,
 )
-from osteo_utils.store import locked, replace_file
+from osteo_utils.store import locked, write_json
 
 # The audit loads scikit-learn, so only those functions import it that ask for one.
 if TYPE_CHECKING:
@@ -203,8 +203,7 @@ def _check_path(course: Course) -> None:
         return
     file, info = course.folder.parent / "corpus.json", {"path": course.corpus}
     if not file.exists():
-        text = json.dumps(info, indent=1) + "\n"
-        replace_file(file, lambda part: part.write_text(text, encoding="utf-8"))
+        write_json(file, info)
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -279,8 +278,7 @@ def audited(course: Course) -> "Audit":
         print(reason)
         report = audit.audit(course.root, listing)
         audit.write_audit(report, folder)
-        text = json.dumps(made_from | {"tables": _tables(folder)}, indent=1) + "\n"
-        replace_file(folder / "audit.json", lambda part: part.write_text(text, encoding="utf-8"))
+        write_json(folder / "audit.json", made_from | {"tables": _tables(folder)})
     return report
 
 

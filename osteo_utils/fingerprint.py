@@ -44,7 +44,7 @@ def network_digests(model: keras.Model) -> dict[str, str]:
         ValueError: `models.build` made no such network, or a layer that is none of Keras' has its
             code in no file and no notebook.
     """
-    nodes = _nodes(model)
+    nodes = nodes_of(model)
     names = [operation.name for operation, _ in nodes]
     prepared = [i for i, name in enumerate(names) if name.endswith(_PREPARE)]
     if not prepared or "dropout" not in names:
@@ -76,14 +76,14 @@ def describe(model: keras.Model) -> list[dict[str, Any]]:
         >>> [(row["class"], row["weights"], row["from"]) for row in describe(model)]
         [('InputLayer', [], []), ('Dense', [[4, 2], [2]], [-1])]
     """
-    nodes = _nodes(model)
+    nodes = nodes_of(model)
     place = {node: number for number, node in enumerate(nodes)}
     first: dict[Any, int] = {}  # a layer that is called twice has its weights once
     for number, (operation, _) in enumerate(nodes):
         first.setdefault(operation, number)
     return [
         _call(node)
-        | {"from": [place[source] - place[node] for source in _sources(node)]}
+        | {"from": [place[source] - place[node] for source in sources_of(node)]}
         | {"same": first[node[0]] - place[node]}
         for node in nodes
     ]
@@ -202,12 +202,19 @@ def _settings(operation: Any) -> dict[str, Any]:  # noqa: ANN401
     return chosen | dict.fromkeys(off, "off")
 
 
-def _nodes(model: keras.Model) -> list[Node]:
-    """Every call of a layer between input and output, each behind those that feed it."""
+def nodes_of(model: keras.Model) -> list[Node]:
+    """Every call of a layer between input and output, each behind those that feed it.
+
+    Args:
+        model: A functional model, or a sequential one that has been built.
+
+    Returns:
+        For each call the layer, or the bare Keras operation, and which of its calls it is.
+    """
     order: dict[Node, None] = {}
-    stack = [_node(tensor) for tensor in model.outputs]
+    stack = [_node(tensor) for tensor in reversed(model.outputs)]
     while stack:
-        waiting = [source for source in _sources(stack[-1]) if source not in order]
+        waiting = [source for source in sources_of(stack[-1]) if source not in order]
         if waiting:
             stack.append(waiting[0])
         else:
@@ -215,7 +222,15 @@ def _nodes(model: keras.Model) -> list[Node]:
     return list(order)
 
 
-def _sources(node: Node) -> list[Node]:
+def sources_of(node: Node) -> list[Node]:
+    """The calls that feed a call.
+
+    Args:
+        node: Of `nodes_of`.
+
+    Returns:
+        One for each tensor that it takes, in their order.
+    """
     operation, number = node
     return [_node(tensor) for tensor in operation._inbound_nodes[number].input_tensors]
 

@@ -20,7 +20,7 @@ import pandas as pd
 
 from osteo_utils.errors import CourseError
 from osteo_utils.registry import CLASS_NAMES
-from osteo_utils.store import replace_file
+from osteo_utils.store import replace_file, write_json
 
 PROBABILITY_COLUMNS: Final = tuple(f"p_{name.lower()}" for name in CLASS_NAMES)
 PREDICTION_COLUMNS: Final = ("path", "group", "part", "label", *PROBABILITY_COLUMNS)
@@ -333,20 +333,6 @@ def probabilities(predictions: pd.DataFrame) -> npt.NDArray[np.float64]:
         [[0.5, 0.25, 0.25]]
     """
     return predictions[list(PROBABILITY_COLUMNS)].to_numpy(dtype=float)
-
-
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write JSON to a temporary name beside a file and move it into place.
-
-    Args:
-        file: To be written, in a folder that exists.
-        content: What JSON can hold.
-
-    Raises:
-        PermissionError: The file may not be replaced, as one that is open on Windows.
-    """
-    text = json.dumps(content, indent=2) + "\n"
-    replace_file(file, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def _read_info(file: Path) -> dict[str, Any]:

@@ -93,6 +93,20 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
             return
 
 
+def write_json(file: Path, content: Any) -> None:  # noqa: ANN401
+    """Write JSON to a temporary name beside a file and move it into place.
+
+    Args:
+        file: To be written, in a folder that exists.
+        content: What JSON can hold.
+
+    Raises:
+        PermissionError: The file may not be replaced, as one that is open on Windows.
+    """
+    text = json.dumps(content, indent=2) + "\n"
+    replace_file(file, lambda part: part.write_text(text, encoding="utf-8"))
+
+
 def _move(part: Path, path: Path) -> None:
     try:
         part.replace(path)

@@ -23,7 +23,7 @@ from osteo_utils.formats.archives import download, extract, is_hidden
 from osteo_utils.formats.films import THREADS, ImageFacts, decoder, probe, read_bytes
 from osteo_utils.progress import progress
 from osteo_utils.registry import CLASS_NAMES, FILM, IMAGE_FOLDER, METADATA_COLUMNS, Profile
-from osteo_utils.store import make_folder, natural_key, replace_file, rows_digest, source_digest
+from osteo_utils.store import make_folder, natural_key, rows_digest, source_digest, write_json
 
 KNOWN: Final = ("simulated", "kaggle")
 KAGGLE_SET: Final = "mohamedgobara/multi-class-knee-osteoporosis-x-ray-dataset"
@@ -268,9 +268,8 @@ def list_corpus(root: Path | str, cache: Path | None = None) -> pd.DataFrame:
         rows = [known[stamp] if stamp in known else next(read) for stamp in stamps]
     good = {s: row for s, row in zip(stamps, rows, strict=True) if s and not row["problem"]}
     if cache is not None and good != known:
-        text = json.dumps({"code": _listing_code(), "films": good})
         cache.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(cache, lambda part: part.write_text(text, encoding="utf-8"))
+        write_json(cache, {"code": _listing_code(), "films": good})
     table = pd.DataFrame(rows)
     metadata = _metadata(root, table["path"]).reindex(table["path"], fill_value="")
     return table.assign(**{name: metadata[name].to_numpy() for name in METADATA_COLUMNS[1:]})

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from osteo_utils.errors import ImageError
@@ -16,7 +18,7 @@ from osteo_utils.formats.pixels import MAX_SIDE, Grey
 from osteo_utils.progress import progress
 from osteo_utils.store import replace_file
 
-__all__ = ["Grey", "fit_square", "load_arrays", "probe", "read_image"]
+__all__ = ["Grey", "cached_arrays", "fit_square", "load_arrays", "probe", "read_image"]
 
 
 def fit_square(image: Grey, size: int) -> Grey:
@@ -103,14 +105,54 @@ def load_arrays(
             digests = list(pool.map(lambda path: _sha256(read_bytes(path)), paths))
         expected: Sequence[str | None] = [None] * len(paths) if digests is None else digests
         films = list(zip(paths, expected, strict=True))
-        key = _sha256(json.dumps([decoder(), size, *(digest for _, digest in films)]).encode())
-        if cache is not None and (cached := _read_cache(cache, key)) is not None:
-            return cached
-        squares = pool.map(lambda film: fit_square(_decode_film(*film), size), films)
-        decoded = progress(squares, "decoding", len(paths), "image")
-        arrays = np.array(list(decoded), dtype=np.uint8).reshape(-1, size, size)
-    if cache is not None:
-        _write_cache(cache, key, arrays)
+
+        def decoded() -> dict[str, Grey]:
+            squares = pool.map(lambda film: fit_square(_decode_film(*film), size), films)
+            images = list(progress(squares, "decoding", len(paths), "image"))
+            return {"images": np.array(images, dtype=np.uint8).reshape(-1, size, size)}
+
+        if cache is None:
+            return decoded()["images"]
+        made_of = json.dumps([decoder(), size, *(digest for _, digest in films)])
+        return cached_arrays(cache, _sha256(made_of.encode()), decoded)["images"]
+
+
+def cached_arrays(
+    file: Path, key: str, make: Callable[[], Mapping[str, npt.NDArray[Any]]]
+) -> Mapping[str, npt.NDArray[Any]]:
+    """Arrays from a file, made (and kept there) if it is not of the same key.
+
+    A damaged file is replaced with a warning that says so.
+
+    Args:
+        file: Name ends in .npz; folders above it are made.
+        key: Names all that the arrays are made of.
+        make: Makes the arrays; none is named "key".
+
+    Returns:
+        The arrays by name.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "kept.npz"
+        ...     _ = cached_arrays(file, "sum of 1 and 2", lambda: {"sum": np.array(3)})
+        ...     cached_arrays(file, "sum of 1 and 2", lambda: {"sum": np.array(4)})["sum"].item()
+        3
+    """
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            if str(stored["key"]) == key:
+                return {name: stored[name] for name in stored.files if name != "key"}
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # zipfile and NumPy raise nearly anything on damaged bytes
+        reason = f"{type(error).__name__}: {error}"
+        warnings.warn(f"{file}: damaged ({reason}); its arrays are made anew", stacklevel=3)
+    arrays = make()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    kept: dict[str, Any] = {"key": np.array(key), **arrays}
+    replace_file(file, lambda part: np.savez(part, **kept))
     return arrays
 
 
@@ -144,27 +186,6 @@ def _weights(side: int, size: int) -> tuple[csr_array, int]:
     rows = np.broadcast_to(target, columns.shape)
     entries = (values.ravel().astype(np.int32), (rows.ravel(), columns.ravel()))
     return csr_array(entries, shape=(size, side)), total
-
-
-def _read_cache(cache: Path, key: str) -> Grey | None:
-    if not cache.exists():
-        return None
-    try:
-        with np.load(cache, allow_pickle=False) as stored:
-            return stored["images"] if str(stored["key"]) == key else None
-    except Exception as error:  # zipfile and NumPy raise nearly anything on damaged bytes
-        reason = f"{type(error).__name__}: {error}"
-        warnings.warn(f"{cache}: damaged cache ({reason}); decoding anew", stacklevel=3)
-        return None
-
-
-def _write_cache(cache: Path, key: str, images: Grey) -> None:
-    def write(part: Path) -> None:
-        with part.open("wb") as file:  # np.savez would add .npz to a bare name
-            np.savez(file, images=images, key=np.array(key))
-
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(cache, write)
 
 
 def _sha256(data: bytes) -> str:

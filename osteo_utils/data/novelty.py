@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from osteo_utils.data.images import fit_square
-from osteo_utils.runs import RunError, write_json
+from osteo_utils.runs import RunError
+from osteo_utils.store import write_json
 
 Floats = npt.NDArray[np.float64]
 Films = Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8]

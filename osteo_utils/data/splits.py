@@ -10,7 +10,7 @@ import pandas as pd
 
 from osteo_utils.errors import CourseError
 from osteo_utils.registry import CLASS_NAMES
-from osteo_utils.store import replace_file, rows_digest
+from osteo_utils.store import replace_file, rows_digest, write_json
 
 PARTS: Final = ("train", "validation", "test")
 IDENTITY: Final = ("path", "label", "group", "part")
@@ -240,8 +240,7 @@ def write_split(split: pd.DataFrame, path: Path | str) -> str:
     counts = pd.crosstab(split["part"], split["label"]).loc[list(PARTS)].T.to_dict("list")
     info = split.attrs | identity | {"class_names": CLASS_NAMES}
     info |= {"counts": counts, "rows": rows_digest(split, COLUMNS)}
-    text = json.dumps(info, indent=1) + "\n"
-    replace_file(path.with_suffix(".json"), lambda part: part.write_text(text, encoding="utf-8"))
+    write_json(path.with_suffix(".json"), info)
     table = split[list(COLUMNS)]
     replace_file(path, lambda part: table.to_csv(part, index=False, lineterminator="\n"))
     return digest

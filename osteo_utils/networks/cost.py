@@ -5,7 +5,7 @@ Multiply-adds are a fact about the network, milliseconds one about the network a
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from keras import layers
+
+from osteo_utils.fingerprint import nodes_of, sources_of
 
 FLOAT32_BYTES: Final = 4
 _MEGABYTE: Final = 1e6
@@ -64,44 +66,18 @@ def calls(model: keras.Model) -> list[Call]:
             f"{model.name}: expected a functional or built sequential model, found none of them; "
             "build it from keras.Input"
         )
-    found: dict[tuple[int, int], Call] = {}
-    for operation, node_index in _in_order(model):
-        node = operation._inbound_nodes[node_index]
-        known = [_key(tensor) for tensor in node.input_tensors]
-        parents = tuple(found[key].index for key in known if key in found)
-        found[id(operation), node_index] = Call(
-            len(found),
-            operation,
-            parents,
-            tuple(tuple(tensor.shape[1:]) for tensor in node.input_tensors),
-            tuple(node.output_tensors[0].shape[1:]),
+    nodes = nodes_of(model)
+    place = {node: number for number, node in enumerate(nodes)}
+    return [
+        Call(
+            place[layer, number],
+            layer,
+            tuple(place[source] for source in sources_of((layer, number))),
+            tuple(tuple(tensor.shape[1:]) for tensor in layer._inbound_nodes[number].input_tensors),
+            tuple(layer._inbound_nodes[number].output_tensors[0].shape[1:]),
         )
-    return list(found.values())
-
-
-def _in_order(model: keras.Model) -> Iterator[tuple[Any, int]]:
-    """Operations and their node, each after those it needs; a stack, as networks are deep."""
-    inputs = {id(tensor) for tensor in model.inputs}
-    done: set[tuple[int, int]] = set()
-    stack = [(tensor, False) for tensor in reversed(model.outputs)]
-    while stack:
-        tensor, ready = stack.pop()
-        operation, node_index, _ = tensor._keras_history
-        if _key(tensor) in done:
-            continue
-        if ready:
-            done.add(_key(tensor))
-            yield operation, node_index
-            continue
-        stack.append((tensor, True))
-        if id(tensor) not in inputs:
-            needs = operation._inbound_nodes[node_index].input_tensors
-            stack.extend((each, False) for each in reversed(needs))
-
-
-def _key(tensor: Any) -> tuple[int, int]:  # noqa: ANN401
-    operation, node_index, _ = tensor._keras_history
-    return id(operation), node_index
+        for layer, number in nodes
+    ]
 
 
 def multiply_adds(model: keras.Model) -> int:

@@ -123,10 +123,6 @@ def seeded(seed: int) -> Iterator[None]:
         random.setstate(before)
 
 
-def _of_members(x: Tensor, weights: Weights, width: float) -> Tensor:
-    raise NotImplementedError("a fusion has no backbone of its own: build its members")
-
-
 def registry_name(model_name: str) -> str:
     """The name by which `get_architecture` knows a model that `build` has made.
 
@@ -309,19 +305,6 @@ def _mobilenet_v2(x: Tensor, weights: Weights, width: float) -> Tensor:
         return keras.applications.MobileNetV2(input_tensor=x, **options).output
 
 
-def _vgg(class_name: str) -> Backbone:
-    """VGG without its top; from scratch with a start that 13 or 16 layers can be trained from."""
-
-    def backbone(x: Tensor, weights: Weights, width: float) -> Tensor:
-        application = getattr(keras.applications, class_name)
-        model = application(input_tensor=x, include_top=False, weights=_file(weights))
-        if weights is None:
-            _centred_start(model)
-        return model.output
-
-    return backbone
-
-
 def _centred_start(model: keras.Model) -> None:
     """Draw the kernels so that unit variance and zero mean pass from layer to layer.
 
@@ -343,12 +326,18 @@ def _relu_gain(shape: tuple[int, ...]) -> float:
     return float((variance_after_relu * np.prod(shape[:3])) ** -0.5)
 
 
-def _application(class_name: str) -> Backbone:
-    """A backbone of `keras.applications`, without its top, on the tensor before it."""
+def _application(class_name: str, start: Callable[[keras.Model], None] | None = None) -> Backbone:
+    """A backbone of `keras.applications`, without its top, on the tensor before it.
+
+    `start` draws its kernels where it is trained from scratch.
+    """
 
     def backbone(x: Tensor, weights: Weights, width: float) -> Tensor:
         application = getattr(keras.applications, class_name)
-        return application(input_tensor=x, include_top=False, weights=_file(weights)).output
+        model = application(input_tensor=x, include_top=False, weights=_file(weights))
+        if start is not None and weights is None:
+            start(model)
+        return model.output
 
     return backbone
 
@@ -388,8 +377,8 @@ def _policy(name: str) -> Iterator[None]:
 BACKBONES: Final[dict[str, Backbone]] = {
     "custom_cnn": _custom_cnn,
     "alexnet": _alexnet,
-    "vgg16": _vgg("VGG16"),
-    "vgg19": _vgg("VGG19"),
+    "vgg16": _application("VGG16", _centred_start),
+    "vgg19": _application("VGG19", _centred_start),
     "resnet50": _application("ResNet50"),
     "inception_v3": _application("InceptionV3"),
     "xception": _application("Xception"),

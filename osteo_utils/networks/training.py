@@ -23,8 +23,6 @@ import math
 import shutil
 import subprocess
 import time
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -36,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from osteo_utils.data.images import load_arrays
+from osteo_utils.data.images import cached_arrays, load_arrays
 from osteo_utils.data.novelty import fit_novelty
 from osteo_utils.data.splits import PARTS, split_identity
 from osteo_utils.fingerprint import network_digests, plain
@@ -64,14 +62,12 @@ from osteo_utils.runs import (
     read_run,
     settings_of,
     unfinished,
-    write_json,
     write_run,
 )
 from osteo_utils.scoring.evaluate import bootstrap
-from osteo_utils.store import locked, replace_file
+from osteo_utils.store import locked, write_json
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
-Features = dict[str, npt.NDArray[np.float32]]
 
 _WARM_UP: Final = 0.1  # share of the steps in which the learning rate rises
 # Of a training that ends when it stops improving: the rate rises, and falls so often to a share.
@@ -172,8 +168,7 @@ def train(
         model = _new_model(name, profile, seed, precision(profile))
         if profile.weights == "members":
             _take_members(model, folder, settings)
-        keeper = _Keeper(work, checkpoint_seconds)
-        history = _fit(model, parts, profile, settings, keeper, callbacks)
+        history = _fit(model, parts, profile, settings, work, checkpoint_seconds, callbacks)
         best = _best_model(name, profile, seed, work)
         predictions = _predict(best, parts, split, profile.batch_size)
         info = settings | _circumstances(profile, corpus, history)
@@ -398,34 +393,34 @@ def _fit(
     parts: Mapping[str, Arrays],
     profile: Profile,
     settings: Mapping[str, Any],
-    keeper: "_Keeper",
+    work: Path,
+    checkpoint_seconds: float,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> pd.DataFrame:
     images, labels = parts["train"]
     batches = _Batches(images, labels, profile.batch_size, settings["seed"])
     if settings["weights"]:
-        _train_head(model, parts, settings, keeper.work)
-        keeper.state = _state(keeper.work)
+        _train_head(model, parts, settings, work)
         freeze(model, get_architecture(settings["model"]))
-    rate = settings["learning_rate"]
+    keeper, rate = _Keeper(work, checkpoint_seconds), settings["learning_rate"]
     _compile(model, _rate(profile, rate, len(batches) * profile.epochs))
     if begun := keeper.state["latest"]:
-        model.load_weights(keeper.work / begun)
+        model.load_weights(work / begun)
     plateau = [_Plateau(keeper, rate, profile.patience)] if profile.patience else []
     if plateau and plateau[0].next_rate() is None:
-        return pd.DataFrame(keeper.state["history"])
+        return pd.DataFrame(keeper.rows)
     model.fit(
         batches,
         validation_data=parts["validation"],
         validation_batch_size=profile.batch_size,
-        initial_epoch=len(keeper.state["history"]) - settings["head_epochs"],
+        initial_epoch=len(keeper.rows) - settings["head_epochs"],
         epochs=profile.epochs,
         class_weight=_class_weights(labels),
         shuffle=False,  # the batches shuffle themselves, the same way after a kill
         callbacks=[_Order(batches), keeper, *plateau, _Bar(settings), *callbacks],
         verbose=0,
     )
-    return pd.DataFrame(keeper.state["history"])
+    return pd.DataFrame(keeper.rows)
 
 
 def _train_head(
@@ -438,33 +433,24 @@ def _train_head(
         labels = parts["train"][1]
         batches = _Batches(features["train"], labels, _HEAD_BATCH, settings["seed"])
         head.compile(_head_optimizer(), "sparse_categorical_crossentropy", metrics=["accuracy"])
-        best = _Best()
-        fitted = head.fit(
+        history = _History("head")
+        head.fit(
             batches,
             epochs=settings["head_epochs"],
             validation_data=(features["validation"], parts["validation"][1]),
             class_weight=_class_weights(labels),
             shuffle=False,
-            callbacks=[_Order(batches), best, _Bar(settings, "head")],
+            callbacks=[_Order(batches), history, _Bar(settings, "head")],
             verbose=0,
         )
-        if best.weights is None:
+        if history.best is None:
             raise _diverged(settings["model"], work)
-        head.set_weights(best.weights)
+        head.set_weights(history.best[1])
         file = "head.weights.h5"
         model.save_weights(work / file)
-        history = _rows_of_head(fitted.history, best.seconds)
-        state = {"head": file, "latest": None, "best": file, "history": history}
+        state = {"head": file, "latest": None, "best": file, "history": history.rows}
         write_json(work / "state.json", state)
     model.load_weights(work / state["head"])
-
-
-def _rows_of_head(
-    history: Mapping[str, list[float]], seconds: Sequence[float]
-) -> list[dict[Any, Any]]:
-    rows = pd.DataFrame(history).astype(float).assign(learning_rate=_HEAD_RATE, seconds=seconds)
-    rows.insert(0, "epoch", range(1, len(rows) + 1))
-    return rows.assign(stage="head").to_dict("records")
 
 
 def head_of(model: keras.Model) -> keras.Model:
@@ -502,30 +488,15 @@ def features_of(
 
 def _cached_features(
     model: keras.Model, parts: Mapping[str, Arrays], settings: Mapping[str, Any], work: Path
-) -> Features:
+) -> Mapping[str, npt.NDArray[np.float32]]:
     """Features of train and validation, shared by all seeds: the frozen backbone has none."""
     file = work.parent.parent / "features.npz"
     made_of = [settings[key] for key in ("split_hash", "films", "image_size", "weights")]
     made_of += [settings["network"]["backbone"], _weights_digest(model)]
     key = " ".join(map(str, made_of))
-    if (kept := _read_features(file, key)) is not None:
-        return kept
-    features = {part: features_of(model, parts[part][0]) for part in PARTS[:2]}
-    arrays: dict[str, Any] = {"key": np.array(key), **features}
-    replace_file(file, lambda part: np.savez(part, **arrays))
-    return features
-
-
-def _read_features(file: Path, key: str) -> Features | None:
-    """The features in the file if they were made of the same; None if not, or if it is damaged."""
-    if not file.exists():
-        return None
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            return {p: stored[p] for p in PARTS[:2]} if str(stored["key"]) == key else None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        warnings.warn(f"{file}: damaged ({error}); the features are computed again", stacklevel=2)
-        return None
+    return cached_arrays(
+        file, key, lambda: {part: features_of(model, parts[part][0]) for part in PARTS[:2]}
+    )
 
 
 def _weights_digest(model: keras.Model) -> str:
@@ -659,22 +630,28 @@ class _Bar(keras.callbacks.Callback):  # type: ignore[misc]
         self.bar.close()
 
 
-class _Best(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps the weights of the epoch of lowest validation loss, and the seconds of each epoch."""
+class _History(keras.callbacks.Callback):  # type: ignore[misc]
+    """Writes down every epoch, and keeps the weights of the one of lowest validation loss."""
 
-    def __init__(self) -> None:
+    def __init__(self, stage: str, rows: Sequence[dict[str, Any]] = ()) -> None:
         super().__init__()
-        self.least = np.inf
-        self.seconds: list[float] = []
-        self.weights: list[npt.NDArray[np.float32]] | None = None  # none if no loss was a number
+        self.stage, self.rows = stage, list(rows)
+        # Epoch and weights of one better than those before; none if no loss was a number.
+        self.best: tuple[int, list[npt.NDArray[Any]]] | None = None
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         self.started = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        self.seconds.append(round(time.perf_counter() - self.started, 3))
-        if (loss := (logs or {})["val_loss"]) < self.least:
-            self.least, self.weights = loss, self.model.get_weights()
+        row: dict[str, Any] = {"epoch": len(self.rows) + 1} | {
+            key: float(value) for key, value in (logs or {}).items()
+        }
+        row["learning_rate"] = float(self.model.optimizer.learning_rate)
+        row["seconds"] = round(time.perf_counter() - self.started, 3)
+        row["stage"] = self.stage
+        if row["val_loss"] < np.nanmin([np.inf, *(r["val_loss"] for r in self.rows)]):
+            self.best = row["epoch"], self.model.get_weights()
+        self.rows.append(row)
 
 
 class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
@@ -728,8 +705,7 @@ class _Plateau(keras.callbacks.Callback):  # type: ignore[misc]
         self.keeper, self.peak, self.patience = keeper, peak, patience
 
     def next_rate(self) -> float | None:
-        rows = self.keeper.state["history"]
-        losses = [row["val_loss"] for row in rows if row["stage"] != "head"]
+        losses = [row["val_loss"] for row in self.keeper.rows if row["stage"] != "head"]
         return plateau_rate(losses, self.peak, self.patience)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
@@ -739,49 +715,37 @@ class _Plateau(keras.callbacks.Callback):  # type: ignore[misc]
         self.model.stop_training = self.next_rate() is None
 
 
-class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps latest weights (with optimizer), best weights and history.
+class _Keeper(_History):
+    """Keeps latest weights (with optimizer), best weights and history on disk.
 
     Weights go into a file of their own first and `state.json`, which names them, is replaced last:
     whenever the process dies, the state names whole files of one and the same epoch.
     """
 
     def __init__(self, work: Path, seconds: float) -> None:
-        super().__init__()
         self.work, self.seconds, self.state = work, seconds, _state(work)
-        self.best: tuple[int, list[npt.NDArray[Any]]] | None = None  # epoch, weights not written
+        stage = "fine-tuning" if self.state["head"] else "scratch"
+        super().__init__(stage, self.state["history"])
         self.written = time.perf_counter()
 
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        self.started = time.perf_counter()
-
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        history = self.state["history"]
-        row: dict[str, Any] = {"epoch": len(history) + 1} | {
-            key: float(value) for key, value in (logs or {}).items()
-        }
-        row["learning_rate"] = float(self.model.optimizer.learning_rate)
-        row["seconds"] = round(time.perf_counter() - self.started, 3)
-        row["stage"] = "fine-tuning" if self.state["head"] else "scratch"
-        if row["val_loss"] < np.nanmin([np.inf, *(r["val_loss"] for r in history)]):
-            self.best = len(history) + 1, self.model.get_weights()
-        self.state["history"] = [*history, row]
+        super().on_epoch_end(epoch, logs)
         if time.perf_counter() - self.written >= self.seconds:
             self._write()
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
-        if self.state["latest"] != self._file(len(self.state["history"])):
+        if self.state["latest"] != self._file(len(self.rows)):
             self._write()
 
     def _write(self) -> None:
-        latest = self._file(len(self.state["history"]))
+        latest = self._file(len(self.rows))
         self.model.save_weights(self.work / latest)
         if self.best is not None:
             epoch, weights = self.best
             if (best := self._file(epoch)) != latest:
                 self._save(weights, best)
             self.state["best"], self.best = best, None
-        self.state["latest"] = latest
+        self.state |= {"latest": latest, "history": self.rows}
         write_json(self.work / "state.json", self.state)
         self._tidy()
         self.written = time.perf_counter()

@@ -1033,7 +1033,7 @@ def test_a_damaged_cache_is_remade_with_a_reason(three, tmp_path, damage):
     cache = tmp_path / "16.npz"
     first = load_arrays(three, 16, cache)
     cache.write_bytes(cache.read_bytes()[:-300] if damage is None else damage)
-    with pytest.warns(UserWarning, match=r"16\.npz: damaged cache .* decoding anew"):
+    with pytest.warns(UserWarning, match=r"16\.npz: damaged .* its arrays are made anew"):
         np.testing.assert_array_equal(load_arrays(three, 16, cache), first)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
