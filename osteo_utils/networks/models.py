@@ -123,6 +123,18 @@ def seeded(seed: int) -> Iterator[None]:
         random.setstate(before)
 
 
+def unloaded(weights: str | None) -> Weights:
+    """The network of some weights before they are loaded, as `build` takes it.
+
+    Args:
+        weights: What a training starts from, see `Profile.weights`.
+
+    Returns:
+        "unloaded" for ImageNet's weights, else None.
+    """
+    return "unloaded" if weights == "imagenet" else None
+
+
 def registry_name(model_name: str) -> str:
     """The name by which `get_architecture` knows a model that `build` has made.
 

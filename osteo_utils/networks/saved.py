@@ -88,11 +88,11 @@ def load_with_note(run: Run) -> "tuple[keras.Model, str]":
 def _build_by_name(run: Run) -> Any:  # noqa: ANN401
     """The network that the registry builds under this name, if it is the one that was trained."""
     from osteo_utils.fingerprint import network_digests
-    from osteo_utils.networks.models import build
+    from osteo_utils.networks.models import build, unloaded
 
     if not isinstance(known := run.info.get("network"), dict):
         return None
-    weights: Any = "unloaded" if run.info.get("weights") == "imagenet" else None
+    weights = unloaded(run.info.get("weights"))
     try:
         model = build(
             *(run.info["model"], run.info["image_size"], weights, run.info["seed"]),

@@ -21,7 +21,6 @@ import hashlib
 import json
 import math
 import shutil
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -38,8 +37,9 @@ from osteo_utils.data.images import cached_arrays, load_arrays
 from osteo_utils.data.novelty import fit_novelty
 from osteo_utils.data.splits import PARTS, split_identity
 from osteo_utils.fingerprint import network_digests, plain
+from osteo_utils.hardware import gpus, has_bfloat16
 from osteo_utils.networks.cost import multiply_adds
-from osteo_utils.networks.models import BACKBONES, Backbone, Weights, Width, build
+from osteo_utils.networks.models import BACKBONES, Backbone, Weights, Width, build, unloaded
 from osteo_utils.networks.saved import load_model
 from osteo_utils.progress import progress, watched
 from osteo_utils.registry import (
@@ -76,7 +76,6 @@ _WEIGHT_DECAY: Final = 1e-4
 _HEAD_RATE: Final = 1e-3
 _FINE_TUNING_RATE: Final = 5e-5
 _HEAD_BATCH: Final = 32
-_BFLOAT16_FROM: Final = 8.0  # compute capability of the first NVIDIA GPUs with bfloat16 units
 _PACKAGES: Final = ("keras", "tensorflow", "jax", "torch", "numpy", "pandas", "scikit-learn")
 _NOMINAL_STEPS: Final = 1000  # at which an optimizer is described, whatever the data
 _METHOD_VERSION: Final = 2  # raise it when the same settings give another training
@@ -186,7 +185,7 @@ def _best_model(name: str, profile: Profile, seed: int, work: Path) -> keras.Mod
     file = _state(work)["best"]
     if file is None:
         raise _diverged(name, work)
-    model = build(name, profile.image_size, _unloaded(profile), seed, width=profile.width)
+    model = build(name, profile.image_size, unloaded(profile.weights), seed, width=profile.width)
     model.load_weights(work / file)
     return model
 
@@ -209,10 +208,6 @@ def _diverged(name: str, work: Path) -> RunError:
 def _new_model(name: str, profile: Profile, seed: int, precision: str) -> keras.Model:
     pretrained: Weights = "imagenet" if profile.weights == "imagenet" else None
     return build(name, profile.image_size, pretrained, seed, precision, profile.width)
-
-
-def _unloaded(profile: Profile) -> Weights:
-    return "unloaded" if profile.weights == "imagenet" else None
 
 
 def _take_members(model: keras.Model, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -242,37 +237,7 @@ def precision(profile: Profile) -> str:
         'float32'
     """
     wanted: str = profile.precision
-    return wanted if wanted == "float32" or _has_bfloat16() else "float32"
-
-
-def _has_bfloat16() -> bool:
-    if not _gpus():
-        return "avx512_bf16" in _cpu_flags()
-    capabilities = _compute_capabilities()
-    return bool(capabilities) and min(capabilities) >= _BFLOAT16_FROM
-
-
-def _cpu_flags() -> set[str]:
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
-
-
-def _gpus() -> list[str]:
-    try:
-        return list(keras.distribution.list_devices("gpu"))
-    except RuntimeError:  # JAX where there is none
-        return []
-
-
-def _compute_capabilities() -> list[float]:
-    """Of each NVIDIA GPU, by its driver, whichever backend uses it; none where that cannot say."""
-    ask = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    try:
-        told = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=30).stdout
-        return [float(line) for line in told.split()]
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return []
+    return wanted if wanted == "float32" or has_bfloat16() else "float32"
 
 
 def _check_parts(parts: Mapping[str, Arrays], split: pd.DataFrame, size: int, folder: Path) -> None:
@@ -304,13 +269,13 @@ def method_of(name: str, profile: Profile) -> dict[str, Any]:
     from_members = profile.weights == "members" and architecture.members
     transfer = from_members or (profile.weights == "imagenet" and architecture.pretrained)
     weights = profile.weights if transfer else None
-    unloaded: Weights = "unloaded" if weights == "imagenet" else None
     rate = _FINE_TUNING_RATE if transfer else architecture.learning_rate
     branches = tuple(get_architecture(member) for member in architecture.members)
     branches = branches or (architecture,)
     builders = tuple(BACKBONES[each.name] for each in branches)
     size, width = profile.image_size, profile.width
-    digests, parameters = _network(architecture, branches, builders, size, unloaded, width)
+    network = architecture, branches, builders, size, unloaded(weights), width
+    digests, parameters = _network(*network)
     moved = [each.fine_tuned_from for each in branches]
     return {
         "class_names": list(CLASS_NAMES),
@@ -814,7 +779,7 @@ def _circumstances(profile: Profile, corpus: str, history: pd.DataFrame) -> dict
         "corpus": corpus,
         "resamples": profile.resamples,
         "precision": precision(profile),
-        "device": (_gpus() or ["cpu"])[0],
+        "device": (gpus() or ["cpu"])[0],
         "epochs_run": len(history),
         "ended_by": "plateau" if _ended_early(profile, history) else "epochs",
         "best_epoch": int(history["epoch"].iloc[history["val_loss"].argmin()]),

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "osteo_utils"
 # From the ground up: a module may import from its own room and from those before it.
 FLOORS = (
-    *("errors", "escape", "registry", "store", "progress", "runs", "fingerprint"),
+    *("errors", "escape", "registry", "store", "progress", "runs", "fingerprint", "hardware"),
     *("scoring", "phantom", "formats", "near_duplicates"),
     *("data", "networks", "saliency", "course", "figures"),
     *("diagrams", "overlay"),

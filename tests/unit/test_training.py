@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from tiny_networks import register
 
-from osteo_utils import registry, runs
+from osteo_utils import hardware, registry, runs
 from osteo_utils.data.splits import PARTS, split_hash
 from osteo_utils.errors import ImageError
 from osteo_utils.networks import training
@@ -380,41 +380,21 @@ def test_batches_are_never_larger_than_asked(films, sizes):
 
 def test_precision_follows_the_hardware(monkeypatch):
     bf16 = dataclasses.replace(SMALL, precision="mixed_bfloat16")
-    monkeypatch.setattr(training, "_gpus", list)
-    monkeypatch.setattr(training, "_cpu_flags", lambda: {"avx2"})
+    monkeypatch.setattr(hardware, "gpus", list)
+    monkeypatch.setattr(hardware, "_cpu_flags", lambda: {"avx2"})
     assert training.precision(bf16) == "float32"
-    monkeypatch.setattr(training, "_cpu_flags", lambda: {"avx512_bf16"})
+    monkeypatch.setattr(hardware, "_cpu_flags", lambda: {"avx512_bf16"})
     assert training.precision(bf16) == "mixed_bfloat16"
     assert training.precision(SMALL) == "float32"
-    monkeypatch.setattr(training, "_gpus", lambda: ["gpu:0"])
+    monkeypatch.setattr(hardware, "gpus", lambda: ["gpu:0"])
     for capability, precision in (
         ([7.5], "float32"),  # T4, Colab's free GPU
         ([8.0], "mixed_bfloat16"),  # A100
         ([9.0, 7.5], "float32"),
         ([], "float32"),  # a GPU of which nobody can tell
     ):
-        monkeypatch.setattr(training, "_compute_capabilities", lambda found=capability: found)
+        monkeypatch.setattr(hardware, "_compute_capabilities", lambda found=capability: found)
         assert training.precision(bf16) == precision
-
-
-def test_the_driver_tells_the_compute_capability(monkeypatch, tmp_path):
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 7.5\necho 9.0\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert training._compute_capabilities() == [7.5, 9.0]
-    tool.write_text("#!/bin/sh\necho 'Field compute_cap is not valid'\n")
-    assert training._compute_capabilities() == []
-    tool.unlink()
-    assert training._compute_capabilities() == []
-
-
-def test_a_backend_that_raises_without_a_gpu_has_none(monkeypatch):
-    def raises(kind):
-        raise RuntimeError("Unknown backend: 'gpu' requested")
-
-    monkeypatch.setattr(keras.distribution, "list_devices", raises)
-    assert training._gpus() == []
 
 
 def test_load_parts_keeps_the_order_of_the_rows(data, tmp_path):
@@ -624,7 +604,7 @@ def test_other_films_of_the_same_names_and_another_precision_asked_are_refused(d
 
 
 def test_what_the_machine_had_makes_no_other_run(data, whole, monkeypatch):
-    monkeypatch.setattr(training, "_gpus", lambda: ["gpu:0"])
+    monkeypatch.setattr(training, "gpus", lambda: ["gpu:0"])
     monkeypatch.setattr(training, "installed_versions", lambda names: {"keras": "4.0"})
     monkeypatch.setattr(training, "build", None)  # would fail if anything were trained
     assert train(data, whole.folder).info == whole.info
