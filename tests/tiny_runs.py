@@ -1,7 +1,6 @@
 """Finished runs of tiny networks, or of none, for tests; read like any other."""
 
 import json
-from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,20 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from PIL import Image
+from tiny_films import encoded
 
+from osteo_utils import runs
 from osteo_utils.course import Course, split
 from osteo_utils.data.corpus import corpus_name
 from osteo_utils.data.splits import split_identity
 from osteo_utils.networks.training import method_of
 from osteo_utils.registry import CLASS_NAMES
-from osteo_utils.runs import (
-    PROBABILITY_COLUMNS,
-    Run,
-    probabilities,
-    run_folder,
-    settings_of,
-    write_run,
-)
+from osteo_utils.runs import PROBABILITY_COLUMNS, Run, probabilities, run_folder, write_run
 from osteo_utils.scoring.evaluate import bootstrap
 
 LABELS = np.repeat([0, 1, 2], 4)
@@ -32,10 +26,8 @@ LABELS = np.repeat([0, 1, 2], 4)
 
 def png(seed: int = 0, shape: tuple[int, int] = (50, 40)) -> bytes:
     """A file of noise."""
-    buffer = BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-    Image.fromarray(pixels).save(buffer, "png")
-    return buffer.getvalue()
+    return encoded(Image.fromarray(pixels))
 
 
 def tiny_model(size: int, seed: int) -> keras.Model:
@@ -106,7 +98,7 @@ def fitting_run(course: Course, model: str, seed: int = 0, **changes: Any) -> Ru
     name, parts = corpus_name(course.corpus), split(course)
     folder = run_folder(course.runs, name, course.profile.name, model, seed)
     method = method_of(model, course.recipe(model))
-    info = settings_of(method, split_identity(parts), seed, folder) | changes
+    info = runs.settings_of(method, split_identity(parts), seed, folder) | changes
     rows = parts.loc[parts["part"] != "train", ["path", "group", "part", "label"]]
     p = (0.1 + 0.7 * np.eye(3))[rows["label"]]
     rows = rows.assign(**dict(zip(PROBABILITY_COLUMNS, p.T, strict=True)))

@@ -10,13 +10,8 @@ from matplotlib import colormaps
 from PIL import Image
 from smoke import ROOT
 from test_book import AXE, NARROW, TAGS
-from unit.test_images import (
-    GREY_IMAGE,
-    UPRIGHT,
-    exif_block,
-    png_with_late_exif,
-    small_png,
-)
+from tiny_films import encoded
+from unit.test_images import GREY_IMAGE, UPRIGHT, exif_block, png_with_late_exif, small_png
 
 from osteo_utils.data.images import fit_square
 from osteo_utils.data.novelty import Novelty
@@ -98,12 +93,6 @@ def tool(server, visit):
         return Tool(visit(f"{server}/{PAGE}", **options))
 
     return opened
-
-
-def encoded(picture, kind, **options):
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def variants(phantom):

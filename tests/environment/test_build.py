@@ -70,9 +70,8 @@ def test_another_split_or_other_films_make_every_run_stale(runs):
 
 
 def test_a_fusion_is_stale_when_a_member_was_trained_again_or_is_gone(runs):
-    write(
-        runs / "vgg16/seed0/run.json", METHODS["vgg16"] | SPLIT | {"seed": 0, "finished": "later"}
-    )
+    again = METHODS["vgg16"] | SPLIT | {"seed": 0, "finished": "later"}
+    write(runs / "vgg16/seed0/run.json", again)
     assert stale(runs) == ["late_fusion/seed0"]
     (runs / "vgg16/seed0/run.json").unlink()
     assert stale(runs) == ["late_fusion/seed0"]

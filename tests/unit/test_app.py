@@ -15,18 +15,11 @@ from tiny_runs import make_run, png
 
 from interface import page, report
 from interface import runs as offered
-from osteo_utils import NOTICE, course
+from osteo_utils import NOTICE, course, inference
 from osteo_utils.data.images import fit_square
 from osteo_utils.data.novelty import FILE, REMARK, fit_novelty
 from osteo_utils.formats.films import decode
-from osteo_utils.inference import (
-    EXAMPLE_T_SCORES,
-    MAX_UPLOAD_BYTES,
-    example_film,
-    explain_vote,
-    find_runs,
-    uploaded_film,
-)
+from osteo_utils.inference import explain_vote, find_runs, uploaded_film
 from osteo_utils.networks.saved import load_model
 from osteo_utils.overlay import picture_of_map
 from osteo_utils.runs import probabilities, read_run
@@ -112,9 +105,8 @@ def test_an_answer_is_that_of_keras_and_its_calibration(members):
     said = offered.calibrated_answer(members[:1], known.temperature, film)
     assert known.temperature == temperature(validation["label"], probabilities(validation))
     np.testing.assert_allclose(said.raw, expected, atol=1e-6)
-    np.testing.assert_allclose(
-        said.calibrated, tempered([expected], known.temperature)[0], atol=1e-6
-    )
+    calibrated = tempered([expected], known.temperature)[0]
+    np.testing.assert_allclose(said.calibrated, calibrated, atol=1e-6)
     assert said.called == expected.argmax() == said.calibrated.argmax()
     assert report.unlike_line(said) == report.UNCHECKED  # these runs have no novelty.json
     assert known.scores == members[0].run.metrics["test"]
@@ -123,9 +115,8 @@ def test_an_answer_is_that_of_keras_and_its_calibration(members):
 def test_an_ensemble_votes_and_is_scored_as_one(members):
     film, known = uploaded_film(png(), "a.png"), offered.record([m.run for m in members])
     each = [probability(member.run.folder, png()) for member in members]
-    np.testing.assert_allclose(
-        offered.calibrated_answer(members, 1.0, film).raw, np.mean(each, 0), atol=1e-6
-    )
+    raw = offered.calibrated_answer(members, 1.0, film).raw
+    np.testing.assert_allclose(raw, np.mean(each, 0), atol=1e-6)
     tables = [m.run.predictions.query("part == 'test'") for m in members]
     vote = np.mean([probabilities(table) for table in tables], axis=0)
     right = np.mean(vote.argmax(1) == tables[0]["label"])
@@ -135,7 +126,7 @@ def test_an_ensemble_votes_and_is_scored_as_one(members):
 
 def test_the_limit_of_uploads_is_that_of_the_server_and_nothing_is_reported():
     settings = tomllib.loads((ROOT / "interface/.streamlit/config.toml").read_text())
-    assert settings["server"]["maxUploadSize"] * 1_000_000 == MAX_UPLOAD_BYTES
+    assert settings["server"]["maxUploadSize"] * 1_000_000 == inference.MAX_UPLOAD_BYTES
     assert settings["browser"]["gatherUsageStats"] is False
 
 
@@ -330,7 +321,7 @@ def test_nothing_that_a_run_says_is_markdown(tmp_path, monkeypatch):
 
 
 def test_the_history_keeps_what_was_shown_and_can_be_cleared(app):
-    app.pills[0].set_value([EXAMPLE_T_SCORES[0]]).run()
+    app.pills[0].set_value([inference.EXAMPLE_T_SCORES[0]]).run()
     app.slider[0].set_value(80).run()  # another look is no other answer
     choose(app, "Class", "Normal")
     assert history(app)["film"].tolist() == ["phantom, T-score 0.4"]
@@ -368,7 +359,7 @@ def test_a_damaged_network_is_one_line_and_the_other_model_answers(tmp_path, mon
 
 def test_a_film_like_no_other_is_warned_of(tmp_path, monkeypatch):
     folder = make_run(tmp_path, "vgg16", 32).folder
-    knees = [fit_square(example_film(t).image, 32) for t in np.linspace(-4, 1, 8)]
+    knees = [fit_square(inference.example_film(t).image, 32) for t in np.linspace(-4, 1, 8)]
     fit_novelty(knees[::2], knees[1::2]).save(folder)
     assert (folder / FILE).exists()
     monkeypatch.setenv("OSTEO_RUNS", str(tmp_path))

@@ -8,17 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from osteo_utils.data import audit as module
-from osteo_utils.data.audit import (
-    Audit,
-    audit,
-    counts,
-    measure_shortcuts,
-    read_audit,
-    recall_by_fault,
-    score_against_truth,
-    summary,
-    write_audit,
-)
+from osteo_utils.data.audit import audit, counts, measure_shortcuts, summary, write_audit
 from osteo_utils.data.corpus import list_corpus
 from osteo_utils.phantom import sample_anatomy, sample_setting, simulate_knee
 from osteo_utils.phantom.corpus import FAULTS, make_simulated, read_truth
@@ -126,20 +116,11 @@ def test_each_kind_of_copy_gets_its_kind(tmp_path):
     image, other, third = knee(0), knee(1), knee(2)
     small = np.asarray(Image.fromarray(third).resize((150, 150)))
     gamma = np.uint8(255 * (other / 255) ** 1.4)
-    table = save(
-        tmp_path,
-        {
-            "Normal/1.png": image,
-            "Normal/2.png": image,
-            "Normal/3.bmp": image,
-            "Normal/4.jpg": image[:, ::-1],
-            "Osteopenia/1.png": other,
-            "Osteopenia/2.jpg": gamma,
-            "Osteoporosis/1.png": third,
-            "Osteoporosis/2.png": small,
-        },
-    )
-    report = audit(tmp_path, table)
+    films = {f"Normal/{name}": image for name in ("1.png", "2.png", "3.bmp")}
+    films |= {"Normal/4.jpg": image[:, ::-1]}
+    films |= {"Osteopenia/1.png": other, "Osteopenia/2.jpg": gamma}
+    films |= {"Osteoporosis/1.png": third, "Osteoporosis/2.png": small}
+    report = audit(tmp_path, save(tmp_path, films))
     kinds = {(p.path_a, p.path_b): p.kind for p in report.pairs.itertuples()}
     assert kinds == {
         ("Normal/1.png", "Normal/2.png"): "bytes",
@@ -159,11 +140,9 @@ def test_the_two_knees_of_a_patient_are_not_duplicates(tmp_path, size):
     for number in range(6):
         anatomy = sample_anatomy(rng)
         for side in "LR":
+            path = f"{module.CLASS_NAMES[number % 3]}/{number}{side}.png"
             setting = sample_setting(rng, side)
-            image = simulate_knee(-2.0, rng, size, setting, anatomy).image
-            files[f"{('Normal', 'Osteopenia', 'Osteoporosis')[number % 3]}/{number}{side}.png"] = (
-                image
-            )
+            files[path] = simulate_knee(-2.0, rng, size, setting, anatomy).image
     report = audit(tmp_path, save(tmp_path, files))
     assert report.pairs.empty
     assert report.candidates["similarity"].max() < module.SAME_IMAGE - 0.03  # a margin
@@ -171,38 +150,27 @@ def test_the_two_knees_of_a_patient_are_not_duplicates(tmp_path, size):
 
 def test_blank_and_tiny_images_are_no_twins_of_anything(tmp_path):
     flat = np.full((40, 30), 7, np.uint8)
-    table = save(
-        tmp_path,
-        {
-            "Normal/1.png": flat,
-            "Normal/2.png": flat + 1,
-            "Osteopenia/1.png": np.zeros((1, 1), np.uint8),
-            "Osteoporosis/1.png": knee(),
-        },
-    )
-    assert audit(tmp_path, table).pairs.empty
+    films = {"Normal/1.png": flat, "Normal/2.png": flat + 1, "Osteoporosis/1.png": knee()}
+    films |= {"Osteopenia/1.png": np.zeros((1, 1), np.uint8)}
+    assert audit(tmp_path, save(tmp_path, films)).pairs.empty
 
 
 def test_unreadable_files_are_reported_and_left_out(tmp_path):
-    table = save(
-        tmp_path,
-        {
-            "Normal/1.png": knee(0),
-            "Normal/2.png": b"",
-            "Normal/3.png": b"",
-            "Osteopenia/1.png": knee(1),
-            "Osteoporosis/1.png": b"not an image at all",
-        },
-    )
-    report = audit(tmp_path, table)
+    files = {"Normal/1.png": knee(0), "Normal/2.png": b"", "Normal/3.png": b""}
+    files |= {"Osteopenia/1.png": knee(1), "Osteoporosis/1.png": b"not an image at all"}
+    report = audit(tmp_path, save(tmp_path, files))
     assert counts(report)["unreadable"] == 3
     assert counts(report)["distinct"] == 2
     assert report.images["reason"].tolist() == ["", "unreadable", "unreadable", "", "unreadable"]
     assert "Normal/2.png" in summary(report)
 
 
+def three_knees(root):
+    return save(root, {f"{name}/1.png": knee(i) for i, name in enumerate(module.CLASS_NAMES)})
+
+
 def test_a_file_that_breaks_after_the_listing_is_reported(tmp_path):
-    table = save(tmp_path, {f"{name}/1.png": knee(i) for i, name in enumerate(module.CLASS_NAMES)})
+    table = three_knees(tmp_path)
     (tmp_path / "Normal/1.png").write_bytes(b"")
     report = audit(tmp_path, table)
     assert report.images["reason"].tolist() == ["unreadable", "", ""]
@@ -219,10 +187,7 @@ def test_all_unreadable(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [
-        (lambda t: t.drop(columns="sha256"), "sha256"),
-        (lambda t: t.iloc[:0], "found 0 files"),
-    ],
+    [(lambda t: t.drop(columns="sha256"), "sha256"), (lambda t: t.iloc[:0], "found 0 files")],
 )
 def test_bad_listings_are_refused(change, words, tmp_path):
     with pytest.raises(ValueError, match=words):
@@ -329,7 +294,7 @@ def test_exchanging_labels_moves_whole_groups(rows):
 
 
 def test_planted_faults_are_found(simulated, simulated_audit):
-    found = score_against_truth(simulated_audit, read_truth(simulated)).set_index("kind")
+    found = module.score_against_truth(simulated_audit, read_truth(simulated)).set_index("kind")
     assert found.loc["byte copies", ["precision", "recall"]].tolist() == [1, 1]
     assert found.loc["label conflicts", ["precision", "recall"]].tolist() == [1, 1]
     assert found.loc["near-duplicates", "precision"] >= 0.98
@@ -339,7 +304,7 @@ def test_planted_faults_are_found(simulated, simulated_audit):
 
 def assert_recall(report, root):
     """Every planted copy is found but close-ups, which are known to be missed."""
-    found = recall_by_fault(report, read_truth(root)).set_index("fault")
+    found = module.recall_by_fault(report, read_truth(root)).set_index("fault")
     assert set(found.index) == set(FAULTS)
     others = found.drop("close-up")
     assert others["found"].sum() >= 0.95 * others["planted"].sum(), others
@@ -349,7 +314,7 @@ def assert_recall(report, root):
 def test_planted_faults_are_found_among_more_and_larger_knees(tmp_path):
     root = make_simulated(tmp_path / "corpus", 30, 144, seed=1, workers=1)
     report = audit(root, list_corpus(root))
-    found = score_against_truth(report, read_truth(root)).set_index("kind")
+    found = module.score_against_truth(report, read_truth(root)).set_index("kind")
     exact = found.loc[["byte copies", "label conflicts"], ["precision", "recall"]]
     assert (exact.to_numpy() == 1).all()
     assert found.loc["near-duplicates", "precision"] >= 0.98
@@ -360,17 +325,17 @@ def test_scoring_notices_what_was_missed_and_what_was_invented():
     images = listing([(path, 0, "", 5) for path in "abcdef"])
     pairs = pd.DataFrame({"a": [0, 2], "b": [1, 4], "kind": "near", "similarity": 0.9})
     grouped = module._keep_one(module._grouped(images, pairs))
-    report = Audit(grouped, module._named(grouped, pairs), pairs, pd.DataFrame())
+    report = module.Audit(grouped, module._named(grouped, pairs), pairs, pd.DataFrame())
     truth = pd.DataFrame({"path": list("abcdef"), "source": ["", "a", "", "c", "", ""]})
     truth["fault_detail"] = ["", "quality 70", "", "quality 80", "", ""]
     truth["fault"] = ["", "re-encoded", "", "re-encoded", "", ""]
-    found = score_against_truth(report, truth).set_index("kind").loc["near-duplicates"]
+    found = module.score_against_truth(report, truth).set_index("kind").loc["near-duplicates"]
     assert found.tolist() == [0.5, 0.5, 2, 2]  # a-b found, c-d missed, c-e invented
-    by_fault = recall_by_fault(report, truth).iloc[0]
+    by_fault = module.recall_by_fault(report, truth).iloc[0]
     assert by_fault.tolist()[:4] == ["re-encoded", 2, 1, 0.5]
     assert 0 < by_fault["low"] < 0.5 < by_fault["high"] < 1
     with pytest.raises(ValueError, match="every audited path"):
-        score_against_truth(report, truth.iloc[:3])
+        module.score_against_truth(report, truth.iloc[:3])
 
 
 def test_the_groups_of_an_audit_hold_patients_and_copies(simulated, simulated_audit):
@@ -398,7 +363,7 @@ def test_the_real_radiographs(real_knees):
 
 def test_an_audit_survives_being_written(simulated_audit, tmp_path):
     write_audit(simulated_audit, tmp_path)
-    again = read_audit(tmp_path)
+    again = module.read_audit(tmp_path)
     for name in TABLES:
         left, right = getattr(simulated_audit, name), getattr(again, name)
         pd.testing.assert_frame_equal(left, right, check_dtype=False)
@@ -407,14 +372,14 @@ def test_an_audit_survives_being_written(simulated_audit, tmp_path):
 
 
 def test_awkward_values_survive_being_written(tmp_path):
-    table = save(tmp_path, {f"{name}/1.png": knee(i) for i, name in enumerate(module.CLASS_NAMES)})
+    table = three_knees(tmp_path)
     table["patient"] = ["007", "NA", ""]
     (tmp_path / "Normal/1.png").write_bytes(b"")
     report = audit(tmp_path, table)
     out = tmp_path / "out"
     out.mkdir()
     write_audit(report, out)
-    again = read_audit(out)
+    again = module.read_audit(out)
     assert again.images["patient"].tolist() == ["007", "NA", ""]
     assert again.images["border_mean"].isna().tolist() == [True, False, False]
     assert again.images["keep"].tolist() == [False, True, True]
@@ -429,7 +394,7 @@ def test_a_damaged_audit_is_named(simulated_audit, tmp_path, damage):
     else:
         path.write_text("" if damage == "empty" else 'path_a,b\n"x')
     with pytest.raises(ValueError, match=r"pairs\.csv.*Audit again"):
-        read_audit(tmp_path)
+        module.read_audit(tmp_path)
 
 
 def test_the_same_audit_twice_is_the_same(simulated, simulated_audit):

@@ -60,9 +60,8 @@ def test_map_is_laid_over_the_film_as_gradcam_lays_it(shape, size):
     maps[:, :, 0, 0] = 255  # so that the levels are the very values
     widget = explorer(stack(maps=maps), size=size)
     widget.target = 1
-    np.testing.assert_allclose(
-        share_of(widget.get_state(), 0) * 255, resized(maps[1, :1], size)[0], atol=1e-3
-    )
+    found = share_of(widget.get_state(), 0) * 255
+    np.testing.assert_allclose(found, resized(maps[1, :1], size)[0], atol=1e-3)
 
 
 def test_picture_blends_by_opacity_where_the_map_reaches_the_threshold():
@@ -113,13 +112,8 @@ def test_outline_is_the_inner_edge_of_the_mask_and_not_the_border_of_the_film():
     widget = explorer(stack(), size=5, masks={"joint": ~mask, "cortex": mask})
     widget.outline, widget.opacity = 1, 0.0
     drawn = (picture(widget) == OUTLINE).all(axis=2)
-    assert drawn.astype(int).tolist() == [
-        [0, 0, 0, 0, 0],
-        [0, 1, 1, 1, 0],
-        [0, 1, 0, 1, 0],
-        [0, 1, 0, 1, 0],
-        [0, 1, 0, 1, 0],
-    ]
+    sides = [[0, 1, 0, 1, 0]] * 3
+    assert drawn.astype(int).tolist() == [[0, 0, 0, 0, 0], [0, 1, 1, 1, 0], *sides]
     widget.film = 1
     assert not (picture(widget) == OUTLINE).all(axis=2).any()
 

@@ -15,13 +15,7 @@ from markdown_it import MarkdownIt
 from tiny_runs import make_run
 
 from osteo_utils.chapters import cards
-from osteo_utils.chapters.cards import (
-    CardError,
-    model_card,
-    read_findings,
-    read_models,
-    saliency_card,
-)
+from osteo_utils.chapters.cards import CardError, read_findings, saliency_card
 from osteo_utils.data.audit import Audit, write_audit
 from osteo_utils.data.splits import split_hash, write_split
 from osteo_utils.networks.saved import load_model
@@ -39,25 +33,19 @@ RESAMPLES = 50  # of the profile smoke
 def films():
     """Eighteen films, six in each part; site A has the even ones, C the odd ones of class 2."""
     labels = [0, 0, 1, 1, 2, 2] * 3
-    return pd.DataFrame(
-        {
-            "path": [f"{i}.png" for i in range(18)],
-            "label": labels,
-            "group": list(range(18)),
-            "part": np.repeat(["train", "validation", "test"], 6),
-            "sha256": [f"{i:064d}" for i in range(18)],
-            "site": ["C" if label == 2 and i % 2 else "A" for i, label in enumerate(labels)],
-        }
-    )
+    table = pd.DataFrame({"path": [f"{i}.png" for i in range(18)], "label": labels})
+    table = table.assign(group=range(18), part=np.repeat(["train", "validation", "test"], 6))
+    table["sha256"] = [f"{i:064d}" for i in range(18)]
+    sites = ["C" if label == 2 and i % 2 else "A" for i, label in enumerate(labels)]
+    return table.assign(site=sites)
 
 
 def audit_of(table, site):
     keep = [*[True] * 18, False]
     blank = ("patient", "side", "mode", "problem", "reason", "format", "extension")
     copy = table.iloc[:1].assign(path="copy.png")
-    images = (
-        pd.concat([table, copy]).drop(columns="part").assign(keep=keep, **dict.fromkeys(blank, ""))
-    )
+    images = pd.concat([table, copy]).drop(columns="part").assign(keep=keep)
+    images = images.assign(**dict.fromkeys(blank, ""))
     images = images if site else images.assign(site="")
     nothing = pd.DataFrame({"kind": []})
     return Audit(images, nothing, nothing, nothing)
@@ -79,19 +67,11 @@ def a_run(folder, table, seed, **changes):
 
 def saliency_of(model="custom_cnn", run="0" * 64):
     rows = [
-        {
-            "method": method,
-            "model": model,
-            "metric": metric,
-            "value": value,
-            "low": 0.1,
-            "high": 0.9,
-            "run": run,
-        }
+        {"method": method, "metric": metric, "value": value / 100}
         for value, method in enumerate(METHODS, start=31)
         for metric in ("pointing_game", "share_inside")
     ]
-    return pd.DataFrame(rows).assign(value=lambda table: table["value"] / 100)
+    return pd.DataFrame(rows).assign(model=model, low=0.1, high=0.9, run=run)
 
 
 @pytest.fixture(scope="module")
@@ -114,11 +94,11 @@ def folder(made, tmp_path):
 
 def card(folder):
     runs = [read_run(folder / "custom_cnn" / f"seed{seed}") for seed in (0, 1)]
-    return model_card(runs, read_findings(folder), CHAPTERS)
+    return cards.model_card(runs, read_findings(folder), CHAPTERS)
 
 
 def models_of(folder):
-    return read_models(folder, [folder / "custom_cnn" / f"seed{seed}" for seed in (0, 1)])
+    return cards.read_models(folder, [folder / "custom_cnn" / f"seed{seed}" for seed in (0, 1)])
 
 
 def write_cards(folder, target):
@@ -219,11 +199,8 @@ def test_a_score_that_could_not_be_measured_is_no_empty_field(folder):
 @pytest.mark.parametrize(
     ("key", "field"),
     [
-        ("seconds", "cost"),
-        ("device", "cost"),
-        ("finished", "model"),
-        ("versions", "model"),
-        ("corpus", "data"),
+        *(("seconds", "cost"), ("device", "cost"), ("finished", "model")),
+        *(("versions", "model"), ("corpus", "data")),
     ],
 )
 @pytest.mark.parametrize("value", [None, ""])
@@ -263,9 +240,8 @@ def test_figures_of_an_earlier_training_are_refused(folder):
     model = load_model(run)
     model.layers[-1].bias.assign([1.0, 0.0, 0.0])
     model.save(run.folder / "model.keras")
-    with pytest.raises(
-        CardError, match=r"'saliency'.*another training.*Run the chapter Can you trust a heatmap"
-    ):
+    told = r"'saliency'.*another training.*Run the chapter Can you trust a heatmap"
+    with pytest.raises(CardError, match=told):
         write_cards(folder, folder / "new")
     assert not (folder / "new").exists()
 
@@ -352,10 +328,8 @@ def test_runs_that_are_none_of_the_book_are_left_out_of_it_in_one_line(folder, c
     for name in ("vgg16+xception", "my_own"):
         a_run(folder / name / "seed0", films(), 0, model=name, split_hash="of another split")
     a_run(folder / "custom_cnn" / "seed7", films(), 7)
-    found = models_of(folder)
-    assert {m: [run.info["seed"] for run in each] for m, each in found.items()} == {
-        "custom_cnn": [0, 1]
-    }
+    found = {m: [run.info["seed"] for run in each] for m, each in models_of(folder).items()}
+    assert found == {"custom_cnn": [0, 1]}
     others = "custom_cnn/seed7, my_own/seed0, vgg16+xception/seed0"
     line = f"{folder}: left out, since they are no runs of the book: {others}"
     assert capsys.readouterr().err == f"{line}\n"

@@ -252,9 +252,7 @@ def test_a_seed_that_is_none_is_told_in_a_line_before_a_corpus_is_made(tmp_path,
 def test_the_corpus_is_where_the_chapters_have_it(simulated, monkeypatch, tmp_path, call, command):
     """Wherever a command is started: in a checkout both are beside the folder of the chapters."""
     homes = []
-    monkeypatch.setattr(
-        course, "open_corpus", lambda name, settings, home: homes.append(home) or simulated
-    )
+    monkeypatch.setattr(course, "open_corpus", lambda *given: homes.append(given[2]) or simulated)
     (chapters := tmp_path / "checkout/notebooks").mkdir(parents=True)
     (tmp_path / "checkout/osteo_utils").mkdir()
     monkeypatch.chdir(chapters)
@@ -312,9 +310,8 @@ def test_predict_is_what_the_model_says(perfect, films, tmp_path, call):
     assert "not a medical device" in notes
     p = [[row[name] for name in PROBABILITY_COLUMNS] for row in found["images"]]
     np.testing.assert_allclose(p, wanted, atol=1e-6)
-    assert [row["called"] for row in found["images"]] == [
-        CLASS_NAMES[each] for each in wanted.argmax(axis=1)
-    ]
+    called = [CLASS_NAMES[each] for each in wanted.argmax(axis=1)]
+    assert [row["called"] for row in found["images"]] == called
     written = pd.read_csv(file)
     assert written["file"].tolist() == list(map(str, films))
     np.testing.assert_allclose(written[list(PROBABILITY_COLUMNS)], wanted, atol=1e-6)
@@ -386,13 +383,8 @@ def test_no_file_name_of_the_table_is_a_formula(perfect, films, tmp_path, monkey
 def test_a_terminal_without_letters_gets_escapes(perfect, films, tmp_path):
     shutil.copy(films[1], tmp_path / "knié.png")
     command = [sys.executable, "-m", "osteo_utils", "predict", perfect.folder, "knié.png"]
-    done = subprocess.run(
-        list(map(str, command)),
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
-        capture_output=True,
-        check=True,
-    )
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
     assert rb"kni\xe9.png" in done.stdout
 
 
@@ -442,11 +434,8 @@ def test_explain_says_where_the_map_peaks(fake_map, perfect, films, tmp_path, ca
     assert (wide["peak"], wide["x"], wide["y"]) == (7, 70, 30)
     assert wide["target"] == "Osteopenia"
     assert (square["peak"], square["picture"]) == (None, None)
-    assert sorted(p.name for p in out.iterdir()) == [
-        "square.layer_cam.npy",
-        "wide.layer_cam.npy",
-        "wide.layer_cam.png",
-    ]
+    files = ["square.layer_cam.npy", "wide.layer_cam.npy", "wide.layer_cam.png"]
+    assert sorted(p.name for p in out.iterdir()) == files
     assert np.load(wide["raw"])[2, 3] == 7
 
 

@@ -6,19 +6,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from osteo_utils.chapters import comparison
-from osteo_utils.chapters.comparison import (
-    Entrant,
-    balanced_accuracies,
-    bill,
-    counterpart,
-    differences,
-    films,
-    gather,
-    mcnemars,
-    pareto,
-    read_published,
-    scoreboard,
-)
+from osteo_utils.chapters.comparison import Entrant, counterpart, films, scoreboard
 from osteo_utils.course import open_course
 from osteo_utils.registry import ARCHITECTURES, CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, Run, RunError, probabilities
@@ -63,7 +51,7 @@ def baselines():
 
 @pytest.fixture(scope="module")
 def field(runs, baselines):
-    return gather(runs, baselines)
+    return comparison.gather(runs, baselines)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -107,10 +95,8 @@ def test_a_pair_is_formed_from_the_seeds_that_both_members_have(runs):
     more = {"custom_cnn": runs["custom_cnn"], "densenet121": dense}
     (found,) = comparison.pairs(more)
     assert found.name == "Custom CNN + DenseNet121"
-    first, second = (
-        probabilities(run.predictions.query("part == 'test'"))
-        for run in (more["custom_cnn"][1], dense[2])
-    )
+    tables = [run.predictions.query("part == 'test'") for run in (runs["custom_cnn"][1], dense[2])]
+    first, second = map(probabilities, tables)
     assert len(found.tables) == 2
     np.testing.assert_allclose(found.probabilities("test")[0], (first + second) / 2)
 
@@ -122,14 +108,14 @@ def test_members_without_a_common_seed_are_refused(runs):
 
 
 def test_pairs_of_absent_models_are_left_out(runs):
-    few = gather({name: runs[name] for name in ("vgg16", "vgg19", "xception")})
+    few = comparison.gather({name: runs[name] for name in ("vgg16", "vgg19", "xception")})
     assert [name for name, e in few.items() if e.kind == "pair"] == ["VGG16 + VGG19"]
     assert "All three, equal weights" in few
 
 
 def test_a_table_about_other_films_is_refused(runs, baselines):
     with pytest.raises(RunError, match=r"LBP: expected the validation films of the others"):
-        gather({"vgg16": runs["vgg16"]}, baselines[baselines["path"] != "6.png"])
+        comparison.gather({"vgg16": runs["vgg16"]}, baselines[baselines["path"] != "6.png"])
 
 
 def test_an_empty_field_is_refused():
@@ -160,10 +146,8 @@ def test_the_scores_of_one_seed_are_those_of_the_plain_bootstrap(field):
 def test_several_seeds_are_averaged_and_widen_the_interval():
     same = [predictions(0)] * 3
     apart = [predictions(s, skill) for s, skill in enumerate((0.2, 1.5, 4.0))]
-    field = {
-        name: Entrant(name, "single", (), tuple(tables))
-        for name, tables in (("one", same[:1]), ("same", same), ("apart", apart))
-    }
+    entrants = {"one": same[:1], "same": same, "apart": apart}
+    field = {n: Entrant(n, "single", (), tuple(tables)) for n, tables in entrants.items()}
     table = scoreboard(field, "test", resamples=300)["accuracy"]
     columns = ["value", "low", "high"]
     one, alike = (table.loc[name, columns].astype(float) for name in ("one", "same"))
@@ -192,7 +176,7 @@ def test_one_seed_has_no_chance_of_its_own():
 
 
 def test_balanced_accuracies_are_those_of_the_scoreboard(field):
-    values, drawn = balanced_accuracies(field, "test", resamples=60, seed=1)
+    values, drawn = comparison.balanced_accuracies(field, "test", resamples=60, seed=1)
     board = scoreboard(field, "test", resamples=60, seed=1)["balanced_accuracy"]
     np.testing.assert_allclose(values, board["value"])
     np.testing.assert_allclose(drawn.quantile(0.025), board["low"])
@@ -202,8 +186,8 @@ def test_balanced_accuracies_are_those_of_the_scoreboard(field):
 
 
 def test_a_difference_is_that_of_the_paired_bootstrap(field):
-    values, drawn = balanced_accuracies(field, "test", resamples=500, seed=2)
-    table = differences(values, drawn, "LBP")
+    values, drawn = comparison.balanced_accuracies(field, "test", resamples=500, seed=2)
+    table = comparison.differences(values, drawn, "LBP")
     (a,), (b,) = (field[name].probabilities("test") for name in ("VGG16", "LBP"))
     known = films(field, "test")
     plain = paired_difference(known["label"], a, b, known["group"], resamples=500, seed=2)
@@ -218,15 +202,9 @@ def test_mcnemar_counts_the_films_that_one_alone_has_right():
         rows = {"path": list("abcd"), "group": list("abcd"), "part": "test", "label": [0, 1, 2, 0]}
         return pd.DataFrame(rows | dict(zip(PROBABILITY_COLUMNS, p.T, strict=True)))
 
-    field = {
-        name: Entrant(name, "single", (), (table(answers),))
-        for name, answers in (
-            ("all", [0, 1, 2, 0]),
-            ("first", [0, 0, 0, 1]),
-            ("last", [1, 1, 1, 0]),
-        )
-    }
-    found = mcnemars(field, "first")
+    answers = {"all": [0, 1, 2, 0], "first": [0, 0, 0, 1], "last": [1, 1, 1, 0]}
+    field = {n: Entrant(n, "single", (), (table(each),)) for n, each in answers.items()}
+    found = comparison.mcnemars(field, "first")
     assert found.loc["all", ["only_other", "only_reference"]].tolist() == [3, 0]
     assert found.loc["last", ["only_other", "only_reference"]].tolist() == [2, 1]
     assert found["p"].tolist() == pytest.approx([0.25, 1.0])  # 2 / 2^3; 2 of 3 tosses
@@ -239,28 +217,25 @@ def test_mcnemar_counts_the_films_that_one_alone_has_right():
 
 def test_nobody_on_the_pareto_front_is_beaten():
     price, quality = [1, 2, 3, 3, 4, 1], [0.5, 0.7, 0.7, 0.9, 0.8, 0.5]
-    assert pareto(price, quality).tolist() == [True, True, False, True, False, True]
+    assert comparison.pareto(price, quality).tolist() == [True, True, False, True, False, True]
 
 
 def test_a_bill_is_what_the_runs_recorded_and_the_mean_of_their_seconds():
     facts = {"image_size": 64, "parameters": 10, "multiply_adds": 100}
     nothing = pd.DataFrame(), {}, pd.DataFrame()
     runs = [Run(Path(f"seed{s}"), facts | {"seconds": s}, *nothing) for s in (1.0, 3.0)]
-    assert bill({"vgg16": runs}).loc["vgg16"].to_dict() == {
-        "pixels": 64, "parameters": 10, "multiply_adds": 100, "seconds": 2.0
-    }  # fmt: skip
+    bill = {"pixels": 64, "parameters": 10, "multiply_adds": 100, "seconds": 2.0}
+    assert comparison.bill({"vgg16": runs}).loc["vgg16"].to_dict() == bill
     uncounted = Run(Path("seed0"), facts | {"multiply_adds": None, "seconds": 1.0}, *nothing)
     with pytest.raises(RunError, match=r"seed0: expected multiply_adds in run\.json, found none"):
-        bill({"vgg16": [uncounted]})
+        comparison.bill({"vgg16": [uncounted]})
 
 
 def test_an_ensemble_costs_the_sum_of_its_members_and_a_baseline_nothing(field):
+    place = {name: i for i, name in enumerate(ARCHITECTURES, start=1)}
     one = {"parameters": 10.0, "multiply_adds": 100.0, "seconds": 1.0}
-    prices = pd.DataFrame(
-        {n: {k: v * (i + 1) for k, v in one.items()} for i, n in enumerate(ARCHITECTURES)}
-    ).T
+    prices = pd.DataFrame([pd.Series(one) * i for i in place.values()], index=list(place))
     found = comparison.costs(field, prices)
-    place = {n: i + 1 for i, n in enumerate(ARCHITECTURES)}
     assert found.loc["VGG16 + VGG19", "parameters"] == 10 * (place["vgg16"] + place["vgg19"])
     assert found.loc["Custom CNN, three seeds", "seconds"] == 3
     assert found.loc["All ten, majority", "multiply_adds"] == 5500
@@ -272,7 +247,7 @@ def test_an_ensemble_costs_the_sum_of_its_members_and_a_baseline_nothing(field):
 
 
 def test_published_rows_stand_beside_their_own_reports():
-    found = read_published(SUMMARY, REPORTS)
+    found = comparison.read_published(SUMMARY, REPORTS)
     assert found.index.tolist() == PUBLISHED["model"].tolist()
     assert found["n"].unique().tolist() == [390]
     assert found.index[found["differs"] != ""].tolist() == ["MobileNetV2"]
@@ -292,4 +267,4 @@ def test_a_published_row_without_a_report_is_refused(tmp_path):
     reports = pd.read_csv(REPORTS)
     (tmp_path / "r.csv").write_text(reports[reports["model"] != "VGG16"].to_csv(index=False))
     with pytest.raises(ValueError, match=r"missing \['VGG16'\]"):
-        read_published(SUMMARY, tmp_path / "r.csv")
+        comparison.read_published(SUMMARY, tmp_path / "r.csv")

@@ -112,12 +112,8 @@ def test_calls_know_their_parents():
     inputs = keras.Input((8, 8, 1))
     left, right = layers.Conv2D(2, 1)(inputs), layers.Conv2D(3, 1)(inputs)
     found = calls(keras.Model(inputs, layers.Concatenate()([left, right])))
-    assert [type(c.layer).__name__ for c in found] == [
-        "InputLayer",
-        "Conv2D",
-        "Conv2D",
-        "Concatenate",
-    ]
+    kinds = [type(call.layer).__name__ for call in found]
+    assert kinds == ["InputLayer", "Conv2D", "Conv2D", "Concatenate"]
     assert [c.parents for c in found] == [(), (0,), (0,), (1, 2)]
     assert found[-1].output == (8, 8, 5)
     assert found[-1].inputs == ((8, 8, 2), (8, 8, 3))

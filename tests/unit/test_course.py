@@ -15,15 +15,7 @@ from tiny_runs import fitting_run
 sys.path.append(str(Path(__file__).parents[2] / "book"))
 from osteo_utils import course as plumbing
 from osteo_utils.chapters import comparison
-from osteo_utils.course import (
-    arrays,
-    audited,
-    data_file,
-    fitting_runs,
-    open_course,
-    split,
-    with_runs,
-)
+from osteo_utils.course import arrays, audited, data_file, fitting_runs, open_course, split
 from osteo_utils.data import audit
 from osteo_utils.data.corpus import films_digest, list_corpus
 from osteo_utils.data.splits import split_hash, write_split
@@ -70,9 +62,8 @@ def test_two_folders_of_one_name_never_meet(knees, tmp_path):
 def test_runs_of_another_corpus_under_the_same_short_name_are_refused(knees, tmp_path):
     course = open_course("smoke", str(knees), runs=tmp_path / "runs")
     (course.folder.parent / "corpus.json").write_text('{"path": "/elsewhere/knees"}')
-    with pytest.raises(
-        ValueError, match=r"expected the corpus .*a/knees, found .*/elsewhere/knees"
-    ):
+    told = r"expected the corpus .*a/knees, found .*/elsewhere/knees"
+    with pytest.raises(ValueError, match=told):
         open_course("smoke", str(knees), runs=tmp_path / "runs")
     (course.folder.parent / "corpus.json").write_text("{")
     with pytest.raises(ValueError, match=r"corpus\.json: expected .* delete this one file"):
@@ -112,9 +103,8 @@ def test_runs_lie_beside_the_notebook_and_in_a_checkout_beside_its_folder(tmp_pa
 def test_runs_may_lie_on_google_drive_where_corpora_never_do(tmp_path, monkeypatch):
     monkeypatch.setattr(plumbing, "DRIVE", drive := tmp_path / "content/drive")
     monkeypatch.setattr(plumbing, "open_corpus", lambda corpus, settings, home: home)
-    with pytest.raises(
-        ValueError, match=r"expected Google Drive, mounted, found nothing in .* drive\.mount"
-    ):
+    told = r"expected Google Drive, mounted, found nothing in .* drive\.mount"
+    with pytest.raises(ValueError, match=told):
         open_course(runs=drive / "MyDrive/osteo/runs")
     assert not drive.exists()
     (drive / "MyDrive").mkdir(parents=True)
@@ -132,16 +122,16 @@ def test_missing_runs_are_told_once_with_the_time_they_would_take(tmp_path, monk
     monkeypatch.setattr(plumbing, "fitting_runs", fitting)
     course = open_course("quick", runs=tmp_path / "runs")
     capsys.readouterr()
-    assert with_runs(course, ["vgg16"]) is course
-    assert with_runs(course, ["vgg16", "resnet50", "alexnet"], least=1) is course
+    assert plumbing.with_runs(course, ["vgg16"]) is course
+    assert plumbing.with_runs(course, ["vgg16", "resnet50", "alexnet"], least=1) is course
     assert capsys.readouterr().out == ""
-    small = with_runs(course, ["vgg16", "resnet50", "alexnet"])
+    small = plumbing.with_runs(course, ["vgg16", "resnet50", "alexnet"])
     said = capsys.readouterr().out
     assert (small.profile.name, small.runs) == ("smoke", course.runs)
     assert "No finished run of resnet50, alexnet in" in said
     assert "Training all networks takes about half an hour on two processor cores" in said
     assert said.count("\n") == 2  # what is missing, and what is used instead
-    assert with_runs(small, ["resnet50"]) is small
+    assert plumbing.with_runs(small, ["resnet50"]) is small
 
 
 def test_tables_of_facts_come_with_the_package():
@@ -172,13 +162,8 @@ def test_audit_and_split_are_made_once_and_then_read(opened, capsys, monkeypatch
 def test_a_changed_file_makes_the_audit_anew(opened, tmp_path, capsys):
     home = tmp_path / "home"
     shutil.copytree(opened.runs.parent, home)
-    moved = plumbing.Course(
-        get_profile("smoke"),
-        "simulated",
-        0,
-        home / "runs",
-        home / opened.root.relative_to(opened.runs.parent),
-    )
+    root = home / opened.root.relative_to(opened.runs.parent)
+    moved = replace(opened, runs=home / "runs", root=root)
     before = audited(moved).images
     image = moved.root / before["path"].iloc[0]
     image.write_bytes(b"not a radiograph any more")
@@ -287,16 +272,16 @@ def test_the_audit_is_made_again_by_other_code_or_when_its_tables_were_changed(
 
 
 def test_phantoms_of_another_encoder_keep_their_split(opened, tmp_path, capsys):
-    here = plumbing.Course(get_profile("smoke"), "simulated", 0, tmp_path / "runs", opened.root)
+    here, before = replace(opened, runs=tmp_path / "runs"), split(opened)
     shutil.copytree(opened.folder, here.folder)
     table = pd.read_csv(here.folder / "split.csv", dtype=str, keep_default_na=False)
     elsewhere = table.assign(sha256="x" + table["sha256"], label=table["label"].astype(int))
-    elsewhere.attrs = split(opened).attrs
+    elsewhere.attrs = before.attrs
     (here.folder / "split.csv").unlink()
     write_split(elsewhere, here.folder / "split.csv")
-    assert split(here)["sha256"].tolist() == split(opened)["sha256"].tolist()
-    assert split_hash(split(here)) == split_hash(split(opened))
-    assert split(here).attrs["films"] == split(opened).attrs["films"]
+    assert split(here)["sha256"].tolist() == before["sha256"].tolist()
+    assert split_hash(split(here)) == split_hash(before)
+    assert split(here).attrs["films"] == before.attrs["films"]
     assert arrays(here)["train"][0].any()
 
 
@@ -315,8 +300,7 @@ def test_two_processes_at_once_make_one_corpus_audit_and_split(tmp_path):
     course = open_course("smoke", runs=tmp_path / "runs")
     assert split_hash(split(course)) == said[0].splitlines()[-1]
     assert len(list_corpus(course.root)) == len(read_truth(course.root))
-    left = [path.name for path in tmp_path.rglob(".part-*")]
-    assert left == []
+    assert list(tmp_path.rglob(".part-*")) == []
 
 
 def test_the_build_sees_a_changed_folder_and_nothing_else(knees, tmp_path):
@@ -349,15 +333,10 @@ def test_only_runs_of_the_network_settings_and_films_of_today_are_believed(quick
     fitting_run(quick, "custom_cnn", 7)  # none of the seeds of the profile
     fitting_run(quick, "vgg16", 0, films="0" * 64)
     found = fitting_runs(quick, ["custom_cnn", "vgg16", "alexnet"])
-    assert {model: len(runs) for model, runs in found.items()} == {
-        "custom_cnn": 1,
-        "vgg16": 0,
-        "alexnet": 0,
-    }
-    assert found["custom_cnn"][0].info["seed"] == 0
-    assert [run.info["seed"] for run in fitting_runs(quick, ["custom_cnn"], [7])["custom_cnn"]] == [
-        7
-    ]
+    seeds = {model: [run.info["seed"] for run in each] for model, each in found.items()}
+    assert seeds == {"custom_cnn": [0], "vgg16": [], "alexnet": []}
+    [run] = fitting_runs(quick, ["custom_cnn"], [7])["custom_cnn"]
+    assert run.info["seed"] == 7
     assert list(comparison.finished(quick)) == ["custom_cnn"]
     assert "No finished run of AlexNet, VGG16, VGG19" in capsys.readouterr().out
 
@@ -366,9 +345,8 @@ def test_a_run_that_no_longer_fits_is_refused_where_training_it_again_is_dear(qu
     course = replace(quick, profile=get_profile("full"))
     course.folder.mkdir(parents=True)
     fitting_run(course, "custom_cnn", 0, network=NETWORK | {"backbone": "of yesterday"})
-    with pytest.raises(
-        ValueError, match=r"seed0: expected a training .*\(network\.backbone: expected"
-    ):
+    told = r"seed0: expected a training .*\(network\.backbone: expected"
+    with pytest.raises(ValueError, match=told):
         comparison.finished(course)
 
 

@@ -89,10 +89,8 @@ def test_channels_are_those_of_the_layer_that_all_ways_pass():
 
 def test_branches_that_meet_as_vectors_are_rows():
     net = outline(fused())
-    assert [[stage.size for stage in row] for row in net.rows] == [
-        ["32×32×4", "16×16×8"],
-        ["8×8×6"],
-    ]
+    sizes = [[stage.size for stage in row] for row in net.rows]
+    assert sizes == [["32×32×4", "16×16×8"], ["8×8×6"]]
     assert [[call.output for call in tail] for tail in net.tails] == [[(8,)], [(6,)]]
     assert [call.output for call in net.tail] == [(14,), (3,)]
 

@@ -12,14 +12,10 @@ from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.runs import PREDICTION_COLUMNS, PROBABILITY_COLUMNS, Run, RunError, probabilities
 from osteo_utils.scoring import ensembles
 from osteo_utils.scoring.ensembles import (
-    PAIRS,
     aligned,
-    choose_weights,
     diversity,
     ensemble_predictions,
     fit_stacking,
-    majority_vote,
-    published_key,
     soft_vote,
 )
 from osteo_utils.scoring.evaluate import SMALLEST, scores
@@ -66,14 +62,10 @@ def guesses(n=120, seed=0, sharpness=(2.0, 1.0)):
 
 
 def fake_run(y, p, **info):
-    rows = pd.DataFrame(
-        {
-            "path": [f"{i}.png" for i in range(len(y))],
-            "group": [f"{i // 2}" for i in range(len(y))],
-            "part": np.where(np.arange(len(y)) < len(y) // 2, "validation", "test"),
-            "label": y,
-        }
-    )
+    numbers = np.arange(len(y))
+    rows = pd.DataFrame({"path": [f"{i}.png" for i in numbers]})
+    rows["group"] = [f"{i // 2}" for i in numbers]
+    rows = rows.assign(part=np.where(numbers < len(y) // 2, "validation", "test"), label=y)
     return run_of(rows.assign(**dict(zip(PROBABILITY_COLUMNS, p.T, strict=True))), **info)
 
 
@@ -97,9 +89,9 @@ def test_four_films_by_hand(four):
 def test_four_films_majority_by_hand(four):
     members = aligned(four, "test").members
     # The two disagree on every film; the mean decides.
-    assert majority_vote(members).argmax(axis=1).tolist() == [0, 1, 2, 1]
+    assert ensembles.majority_vote(members).argmax(axis=1).tolist() == [0, 1, 2, 1]
     # A third vote like B's outvotes A everywhere.
-    shares = majority_vote([*members, members[1]])
+    shares = ensembles.majority_vote([*members, members[1]])
     np.testing.assert_allclose(shares[0], [1 / 3, 2 / 3, 0], atol=1e-6)
     np.testing.assert_allclose(shares.sum(axis=1), 1)
 
@@ -141,10 +133,9 @@ def test_error_correlation_of_a_member_with_itself_and_with_noise():
 
 def test_weights_equal_a_search_along_the_line():
     y, (a, b) = guesses()
-    best = minimize_scalar(
-        lambda w: log_loss(y, w * a + (1 - w) * b), bounds=(0, 1), options={"xatol": 1e-9}
-    )
-    weights = choose_weights(y, [a, b])
+    options = {"bounds": (0, 1), "options": {"xatol": 1e-9}}
+    best = minimize_scalar(lambda w: log_loss(y, w * a + (1 - w) * b), **options)
+    weights = ensembles.choose_weights(y, [a, b])
     assert weights.tolist() == pytest.approx([best.x, 1 - best.x], abs=1e-4)
     assert weights[0] > 0.6
 
@@ -153,14 +144,14 @@ def test_weights_of_a_useless_member_are_zero_and_of_twins_equal():
     y, (a, _) = guesses()
     useless = np.full_like(a, 1 / 3)
     wrong = np.roll(np.eye(3)[y], 1, axis=1)
-    assert choose_weights(y, [a, wrong]).tolist() == pytest.approx([1, 0], abs=1e-6)
-    twins = choose_weights(y, [a, a, useless])
+    assert ensembles.choose_weights(y, [a, wrong]).tolist() == pytest.approx([1, 0], abs=1e-6)
+    twins = ensembles.choose_weights(y, [a, a, useless])
     assert twins[0] == pytest.approx(twins[1], abs=1e-6)
 
 
 def test_weights_of_many_members_are_no_worse_than_any_single_one():
     y, members = guesses(200, 1, sharpness=np.linspace(0.3, 2.5, 10))
-    weights = choose_weights(y, members)
+    weights = ensembles.choose_weights(y, members)
     assert weights.sum() == pytest.approx(1)
     assert (weights >= 0).all()
     reached = log_loss(y, soft_vote(members, weights))
@@ -175,7 +166,7 @@ def test_weights_that_were_not_found_are_an_error(monkeypatch):
     lost = OptimizeResult(x=np.array([0.5, 0.5]), success=False, message="out of breath")
     monkeypatch.setattr(ensembles, "minimize", lambda *_, **__: lost)
     with pytest.raises(ValueError, match="weights: expected a lowest log loss, found none: out of"):
-        choose_weights(*guesses())
+        ensembles.choose_weights(*guesses())
 
 
 def test_weights_are_found_where_members_are_sure_to_the_last_digit():
@@ -184,7 +175,7 @@ def test_weights_are_found_where_members_are_sure_to_the_last_digit():
     logits = 60 * (rng.normal(size=(4, 60, 3)) + np.eye(3)[y])  # most are 1 and 0 in 32 bits
     p = np.exp(logits - logits.max(axis=2, keepdims=True)).astype(np.float32).astype(float)
     p /= p.sum(axis=2, keepdims=True)
-    weights, given = choose_weights(y, p), np.maximum(p[:, np.arange(60), y], SMALLEST)
+    weights, given = ensembles.choose_weights(y, p), np.maximum(p[:, np.arange(60), y], SMALLEST)
     slope = (given / (weights @ given)).mean(axis=1)  # at the best, 1 where there is weight
     np.testing.assert_allclose(slope[weights > 0], 1, atol=1e-3)
     assert (slope <= 1 + 1e-3).all()
@@ -294,8 +285,9 @@ def test_members_and_weights_that_do_not_fit_are_refused():
 
 def test_pairs_are_the_published_ones_in_their_order():
     published = pd.read_csv(ROOT / "data/published_summary.csv")
-    named = published.loc[published["kind"] == "pair", "model"]
-    assert [published_key("+".join(pair)) for pair in PAIRS] == [published_key(n) for n in named]
-    singles = {published_key(name) for name in published.loc[published["kind"] != "pair", "model"]}
-    assert singles == {published_key(name) for name in NAMES}
-    assert {name for pair in PAIRS for name in pair} < set(NAMES)
+    paired = published["kind"] == "pair"
+    keys = published["model"].map(ensembles.published_key)
+    ours = [ensembles.published_key("+".join(pair)) for pair in ensembles.PAIRS]
+    assert ours == keys[paired].tolist()
+    assert set(keys[~paired]) == {ensembles.published_key(name) for name in NAMES}
+    assert {name for pair in ensembles.PAIRS for name in pair} < set(NAMES)

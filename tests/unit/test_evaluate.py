@@ -7,26 +7,8 @@ from sklearn import metrics
 from statsmodels.stats.proportion import proportion_confint
 
 from osteo_utils.registry import CLASS_NAMES
-from osteo_utils.scoring.evaluate import (
-    TEMPERATURES,
-    balanced_accuracy,
-    bootstrap,
-    confusion,
-    design_effect,
-    ece_if_calibrated,
-    expected_cost,
-    holm,
-    mcnemar,
-    mean_recall,
-    paired_difference,
-    reliability,
-    risk_coverage,
-    risk_coverage_area,
-    scores,
-    temperature,
-    tempered,
-    wilson,
-)
+from osteo_utils.scoring import evaluate
+from osteo_utils.scoring.evaluate import bootstrap, paired_difference, scores, temperature, tempered
 
 
 def guesses(n=200, seed=0, sharpness=2.0):
@@ -86,9 +68,8 @@ def test_a_class_never_predicted_has_precision_zero():
     p = np.array([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.6, 0.2, 0.2]])
     found = scores(y, p)
     assert found["precision_osteopenia"] == 0
-    assert found["precision_macro"] == pytest.approx(
-        metrics.precision_score(y, p.argmax(1), average="macro", zero_division=0)
-    )
+    expected = metrics.precision_score(y, p.argmax(1), average="macro", zero_division=0)
+    assert found["precision_macro"] == pytest.approx(expected)
 
 
 def test_an_absent_class_is_nan_and_not_zero():
@@ -96,9 +77,8 @@ def test_an_absent_class_is_nan_and_not_zero():
     found = scores(np.minimum(y, 1), p)
     for name in ("recall_osteoporosis", "precision_osteoporosis", "f1_macro", "auc_macro"):
         assert np.isnan(found[name]), name
-    assert np.isfinite(
-        [found["accuracy"], found["brier"], found["ece"], found["f1_weighted"]]
-    ).all()
+    finite = [found[name] for name in ("accuracy", "brier", "ece", "f1_weighted")]
+    assert np.isfinite(finite).all()
 
 
 def test_resamples_without_a_class_are_left_out_for_its_scores_alone():
@@ -153,7 +133,7 @@ def test_ece_and_reliability_by_hand():
     p = np.array([[0.95, 0.05, 0], [0.95, 0, 0.05], [0.6, 0.4, 0], [0.55, 0.25, 0.2]])
     # bin (0.9, 1]: confidence 0.95, accuracy 0.5; bin (0.5, 0.6]: confidence 0.575, accuracy 1
     assert scores(y, p)["ece"] == pytest.approx(0.5 * 0.45 + 0.5 * 0.425)
-    table = reliability(y, p)
+    table = evaluate.reliability(y, p)
     assert table["count"].tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 0, 2]
     assert table.loc[5, ["confidence", "accuracy"]].tolist() == pytest.approx([0.575, 1.0])
     assert np.isnan(table.loc[0, "accuracy"])
@@ -170,7 +150,7 @@ def test_ece_of_calibrated_forecasts_lies_in_the_calibrated_range():
     inside, values, means = [], [], []
     for seed in range(200):
         y, p = calibrated(260, seed)
-        drawn, value = ece_if_calibrated(p, 300, seed), scores(y, p)["ece"]
+        drawn, value = evaluate.ece_if_calibrated(p, 300, seed), scores(y, p)["ece"]
         low, high = np.quantile(drawn, [0.025, 0.975])
         inside.append(low <= value <= high)
         values.append(value)
@@ -182,16 +162,16 @@ def test_ece_of_calibrated_forecasts_lies_in_the_calibrated_range():
 
 def test_ece_of_a_calibrated_forecaster_by_hand():
     # Two images of confidence 0.8 in one bin: both right 0.64, one 0.32, none 0.04 of the time.
-    found = ece_if_calibrated([[0.8, 0.1, 0.1]] * 2, 20_000)
+    found = evaluate.ece_if_calibrated([[0.8, 0.1, 0.1]] * 2, 20_000)
     for value, share in ((0.2, 0.64), (0.3, 0.32), (0.8, 0.04)):
         assert np.isclose(found, value).mean() == pytest.approx(share, abs=0.015)
-    assert ece_if_calibrated([[1.0, 0, 0]] * 5, 10).tolist() == [0] * 10
+    assert evaluate.ece_if_calibrated([[1.0, 0, 0]] * 5, 10).tolist() == [0] * 10
 
 
 def test_ece_has_no_percentile_interval_but_the_calibrated_range_beside_it():
     y, p = calibrated(120, 0)
     table = bootstrap(y, p, np.arange(120) // 2, 300, seed=4)
-    drawn = ece_if_calibrated(p, 300, seed=4)
+    drawn = evaluate.ece_if_calibrated(p, 300, seed=4)
     assert table.loc["ece", "value"] == scores(y, p)["ece"]
     assert table.loc["ece", ["low", "high"]].isna().all()
     expected = [drawn.mean(), *np.quantile(drawn, [0.025, 0.975])]
@@ -205,20 +185,20 @@ def test_ece_has_no_percentile_interval_but_the_calibrated_range_beside_it():
 def test_balanced_accuracy_is_the_one_of_scores_and_nan_without_a_class():
     y, p = guesses(60)
     z = p.argmax(axis=1)
-    assert balanced_accuracy(y, z) == pytest.approx(metrics.balanced_accuracy_score(y, z))
-    assert balanced_accuracy(y, z) == pytest.approx(scores(y, p)["balanced_accuracy"])
-    assert np.isnan(balanced_accuracy(np.minimum(y, 1), z))
+    assert evaluate.balanced_accuracy(y, z) == pytest.approx(metrics.balanced_accuracy_score(y, z))
+    assert evaluate.balanced_accuracy(y, z) == pytest.approx(scores(y, p)["balanced_accuracy"])
+    assert np.isnan(evaluate.balanced_accuracy(np.minimum(y, 1), z))
     # Two classes alone are asked for; the second resample lacks one of them.
     labels, right = np.array([0, 0, 1]), np.array([[True], [False], [True]])
-    found = mean_recall(labels, right, np.array([[1, 1, 1], [2, 1, 0]]), classes=(0, 1))
+    found = evaluate.mean_recall(labels, right, np.array([[1, 1, 1], [2, 1, 0]]), classes=(0, 1))
     np.testing.assert_allclose(found[:, 0], [0.75, np.nan])
 
 
 def test_confusion_equals_scikit_learn():
     y, p = guesses()
-    found = confusion(y, p.argmax(axis=1))
+    found = evaluate.confusion(y, p.argmax(axis=1))
     assert (found == metrics.confusion_matrix(y, p.argmax(axis=1))).all()
-    assert confusion([0, 0], [2, 2]).tolist() == [[0, 0, 2], [0, 0, 0], [0, 0, 0]]
+    assert evaluate.confusion([0, 0], [2, 2]).tolist() == [[0, 0, 2], [0, 0, 0], [0, 0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -246,22 +226,22 @@ def test_bad_bootstrap_arguments_are_refused():
     with pytest.raises(ValueError, match="resamples"):
         bootstrap(y, p, np.arange(10), resamples=0)
     with pytest.raises(ValueError, match="predicted"):
-        confusion(y, y[:5])
+        evaluate.confusion(y, y[:5])
 
 
 def test_counts_below_one_are_refused():
     y, p = guesses(10)
     with pytest.raises(ValueError, match="bins: expected at least 1, found 0"):
-        reliability(y, p, bins=0)
+        evaluate.reliability(y, p, bins=0)
     with pytest.raises(ValueError, match="draws: expected at least 1, found -1"):
-        ece_if_calibrated(p, draws=-1)
+        evaluate.ece_if_calibrated(p, draws=-1)
 
 
 def test_answers_to_other_films_are_refused():
     with pytest.raises(ValueError, match=r"predicted: expected as many rows as labels \(3\)"):
-        balanced_accuracy([0, 1, 2], [0])
+        evaluate.balanced_accuracy([0, 1, 2], [0])
     with pytest.raises(ValueError, match=r"answers: expected as many rows as labels \(3\)"):
-        mcnemar([0, 1, 2], [0, 1, 2], [1])
+        evaluate.mcnemar([0, 1, 2], [0, 1, 2], [1])
 
 
 def test_mcnemar_by_hand():
@@ -269,9 +249,9 @@ def test_mcnemar_by_hand():
     a = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1])  # right on the first six
     b = np.array([1, 1, 1, 1, 1, 0, 0, 1, 1, 1])  # right on the sixth and the seventh
     # Five films are A's alone, one is B's: of six tosses at most one on a side, 2 (1 + 6) / 64.
-    assert mcnemar(y, a, b) == {"only_a": 5, "only_b": 1, "p": pytest.approx(14 / 64)}
-    assert mcnemar(y, b, a) == {"only_a": 1, "only_b": 5, "p": pytest.approx(14 / 64)}
-    assert mcnemar(y, a, a) == {"only_a": 0, "only_b": 0, "p": 1.0}
+    assert evaluate.mcnemar(y, a, b) == {"only_a": 5, "only_b": 1, "p": pytest.approx(14 / 64)}
+    assert evaluate.mcnemar(y, b, a) == {"only_a": 1, "only_b": 5, "p": pytest.approx(14 / 64)}
+    assert evaluate.mcnemar(y, a, a) == {"only_a": 0, "only_b": 0, "p": 1.0}
 
 
 def test_mcnemar_equals_statsmodels():
@@ -281,7 +261,7 @@ def test_mcnemar_equals_statsmodels():
     _, q = guesses(100, 2, 0.0)
     right_p, right_q = p.argmax(1) == y, q.argmax(1) == y
     table = [[np.sum(u & v) for v in (right_q, ~right_q)] for u in (right_p, ~right_p)]
-    found = mcnemar(y, p.argmax(1), q.argmax(1))
+    found = evaluate.mcnemar(y, p.argmax(1), q.argmax(1))
     assert found["p"] == pytest.approx(reference(table, exact=True).pvalue)
 
 
@@ -339,12 +319,12 @@ def test_paired_difference_that_cannot_be_measured_is_nan():
 
 def test_holm_by_hand():
     # Sorted 0.01, 0.02, 0.04: times 3, 2, 1 is 0.03, 0.04, 0.04.
-    assert holm([0.04, 0.01, 0.02]).tolist() == pytest.approx([0.04, 0.03, 0.04])
+    assert evaluate.holm([0.04, 0.01, 0.02]).tolist() == pytest.approx([0.04, 0.03, 0.04])
     # A later one is never below an earlier one, and none is above 1.
-    assert holm([0.5, 0.4, 0.01]).tolist() == pytest.approx([0.8, 0.8, 0.03])
-    assert holm([0.9, 0.8]).tolist() == [1, 1]
-    assert holm([]).tolist() == []
-    with_gap = holm([0.01, np.nan, 0.02])
+    assert evaluate.holm([0.5, 0.4, 0.01]).tolist() == pytest.approx([0.8, 0.8, 0.03])
+    assert evaluate.holm([0.9, 0.8]).tolist() == [1, 1]
+    assert evaluate.holm([]).tolist() == []
+    with_gap = evaluate.holm([0.01, np.nan, 0.02])
     assert with_gap[[0, 2]].tolist() == pytest.approx([0.02, 0.02])
     assert np.isnan(with_gap[1])
 
@@ -353,7 +333,7 @@ def test_holm_equals_statsmodels():
     from statsmodels.stats.multitest import multipletests
 
     p = np.random.default_rng(0).random(9) ** 3
-    assert holm(p).tolist() == pytest.approx(multipletests(p, method="holm")[1].tolist())
+    assert evaluate.holm(p).tolist() == pytest.approx(multipletests(p, method="holm")[1].tolist())
 
 
 def test_wilson_by_hand():
@@ -361,21 +341,21 @@ def test_wilson_by_hand():
     z = 1.959964
     centre = (0.8 + z**2 / 20) / (1 + z**2 / 10)
     half = z * np.sqrt(0.8 * 0.2 / 10 + z**2 / 400) / (1 + z**2 / 10)
-    assert wilson(8, 10) == pytest.approx((centre - half, centre + half), abs=1e-6)
-    assert wilson(0, 10)[0] == 0
-    assert np.isnan(wilson(0, 0)).all()
+    assert evaluate.wilson(8, 10) == pytest.approx((centre - half, centre + half), abs=1e-6)
+    assert evaluate.wilson(0, 10)[0] == 0
+    assert np.isnan(evaluate.wilson(0, 0)).all()
 
 
 def test_design_effect_by_hand():
     # Four films, right, right, wrong, wrong: deviations of a half, sum of squares 1.
     z = np.array([0.5, 0.5, -0.5, -0.5])
     # Two patients answered alike: sums 1 and -1, squares 2; corrected by 2 / 1 and 4 / 3.
-    assert design_effect(z, [0, 0, 1, 1]) == pytest.approx(2 / 1 * (2 / 1) / (4 / 3))
-    assert design_effect(z, ["a", "b", "c", "d"]) == pytest.approx(1)
-    assert design_effect(z, [0, 1, 0, 1]) == 1  # never below, though the sums are 0
-    assert design_effect(0 * z, [0, 0, 1, 1]) == 2  # nothing varies: a patient is one film
-    assert design_effect(z, [7, 7, 7, 7]) == 4
-    assert wilson(8, 10, effect=2) == pytest.approx(wilson(4, 5))
+    assert evaluate.design_effect(z, [0, 0, 1, 1]) == pytest.approx(2 / 1 * (2 / 1) / (4 / 3))
+    assert evaluate.design_effect(z, ["a", "b", "c", "d"]) == pytest.approx(1)
+    assert evaluate.design_effect(z, [0, 1, 0, 1]) == 1  # never below, though the sums are 0
+    assert evaluate.design_effect(0 * z, [0, 0, 1, 1]) == 2  # nothing varies: a patient is one film
+    assert evaluate.design_effect(z, [7, 7, 7, 7]) == 4
+    assert evaluate.wilson(8, 10, effect=2) == pytest.approx(evaluate.wilson(4, 5))
 
 
 def test_tempered_by_hand():
@@ -406,8 +386,9 @@ def test_temperature_by_hand():
 
 def test_temperature_at_an_end_and_of_probabilities_that_are_all_equal():
     sure = np.array([[0.9, 0.05, 0.05]] * 3)
-    assert temperature([0, 0, 0], sure) == TEMPERATURES[0]  # always right: never sure enough
-    assert temperature([1, 2, 1], sure) == TEMPERATURES[1]  # always wrong: never modest enough
+    least, most = evaluate.TEMPERATURES
+    assert temperature([0, 0, 0], sure) == least  # always right: never sure enough
+    assert temperature([1, 2, 1], sure) == most  # always wrong: never modest enough
     assert temperature([0, 1, 2], np.full((3, 3), 1 / 3)) == 1  # no T changes anything
 
 
@@ -425,26 +406,26 @@ def test_a_temperature_that_was_not_found_is_an_error(monkeypatch):
 def test_risk_and_coverage_by_hand():
     y = np.array([0, 0, 0, 0])
     p = np.array([[0.9, 0.1, 0], [0.2, 0.8, 0], [0.7, 0.3, 0], [0.3, 0.7, 0]])
-    table = risk_coverage(y, p)  # sure to unsure: right, wrong, then a tie of right and wrong
+    table = evaluate.risk_coverage(y, p)  # sure to unsure: right, wrong, then a tie of both
     assert table["coverage"].tolist() == [0.25, 0.5, 1.0]
     assert table["risk"].tolist() == [0.0, 0.5, 0.5]
     assert table["threshold"].tolist() == [0.9, 0.8, 0.7]
-    assert risk_coverage_area(y, p) == pytest.approx(0.25 * 0 + 0.25 * 0.5 + 0.5 * 0.5)
+    assert evaluate.risk_coverage_area(y, p) == pytest.approx(0.25 * 0 + 0.25 * 0.5 + 0.5 * 0.5)
 
 
 def test_risk_coverage_area_of_a_useful_and_of_a_useless_confidence():
     y, p = guesses(2000)
     error = 1 - scores(y, p)["accuracy"]
-    assert risk_coverage_area(y, p) < 0.6 * error
+    assert evaluate.risk_coverage_area(y, p) < 0.6 * error
     flat = np.eye(3)[p.argmax(axis=1)]
-    assert risk_coverage_area(y, flat) == pytest.approx(error)
+    assert evaluate.risk_coverage_area(y, flat) == pytest.approx(error)
 
 
 def test_expected_cost_by_hand():
     y, z = [0, 0, 1, 2], [0, 2, 0, 2]  # one right end, two off, one off, right
-    assert expected_cost(y, z) == pytest.approx((0 + 2 + 1 + 0) / 4)
+    assert evaluate.expected_cost(y, z) == pytest.approx((0 + 2 + 1 + 0) / 4)
     cost = np.array([[0, 1, 9], [1, 0, 1], [9, 5, 0]])
-    assert expected_cost(y, z, cost) == pytest.approx((0 + 9 + 1 + 0) / 4)
-    assert expected_cost([2], [1], cost) == 5  # rows are true
+    assert evaluate.expected_cost(y, z, cost) == pytest.approx((0 + 9 + 1 + 0) / 4)
+    assert evaluate.expected_cost([2], [1], cost) == 5  # rows are true
     with pytest.raises(ValueError, match="cost: expected shape"):
-        expected_cost(y, z, [[0, 1], [1, 0]])
+        evaluate.expected_cost(y, z, [[0, 1], [1, 0]])

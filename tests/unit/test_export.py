@@ -161,9 +161,7 @@ def test_confidence_table_of_a_case_by_hand():
 
 
 def test_few_films_make_one_bin_and_equal_confidences_no_empty_one():
-    few = pd.DataFrame(
-        {name: [p] * 5 for name, p in zip(PROBABILITY_COLUMNS, (0.4, 0.3, 0.3), strict=True)}
-    )
+    few = pd.DataFrame([(0.4, 0.3, 0.3)] * 5, columns=list(PROBABILITY_COLUMNS))
     table = export.confidence_table(few.assign(label=0))
     assert table[["low", "high", "count", "right"]].to_numpy().tolist() == [[0, 1, 5, 5]]
     many = pd.concat([few] * 20).assign(label=0)
@@ -199,9 +197,13 @@ def test_examples_are_phantoms_of_the_size_asked_for_and_the_same_each_time(tmp_
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def parts_of(films):
+    """The same films in every part, all of them Normal."""
+    return dict.fromkeys(("train", "validation", "test"), (films, np.zeros(len(films), np.int64)))
+
+
 def test_site_holds_all_that_its_index_names(run, films, tmp_path):
-    labels = np.zeros(12, dtype=np.int64)
-    parts = dict.fromkeys(("train", "validation", "test"), (films, labels))
+    parts = parts_of(films)
     index = json.loads(export.write_site([run], [parts], tmp_path / "site", 48).read_text("utf-8"))
     named = {each["file"] for each in [*index["models"], *index["examples"]]}
     assert {path.name for path in (tmp_path / "site").iterdir()} == {*named, "index.json"}
@@ -211,8 +213,7 @@ def test_site_holds_all_that_its_index_names(run, films, tmp_path):
 
 
 def test_a_site_of_another_training_or_other_bytes_is_refused(run, films, tmp_path):
-    labels = np.zeros(12, dtype=np.int64)
-    parts = dict.fromkeys(("train", "validation", "test"), (films, labels))
+    parts = parts_of(films)
     site = export.write_site([run], [parts], tmp_path / "site", 48).parent
     export.check_site(site, [run])
     anew = shutil.copytree(run.folder, tmp_path / "anew")
@@ -231,8 +232,7 @@ def test_a_site_of_another_training_or_other_bytes_is_refused(run, films, tmp_pa
 
 
 def test_site_leaves_out_a_network_that_answers_all_films_alike_and_names_it(run, films, tmp_path):
-    same = (np.repeat(films[:1], 5, axis=0), np.zeros(5, dtype=np.int64))
-    parts = [dict.fromkeys(("train", "validation", "test"), same)]
+    parts = [parts_of(np.repeat(films[:1], 5, axis=0))]
     index = json.loads(export.write_site([run], parts, tmp_path, 48).read_text("utf-8"))
     assert index["models"] == []
     assert index["left_out"] == ["Custom CNN"]

@@ -160,9 +160,8 @@ def test_region_masks_stack_at_one_size_and_join_into_bone(tmp_path, monkeypatch
 
     monkeypatch.setattr(f, "read_mask", read)
     masks = f.region_masks(tmp_path, ["32", "48"], size=SIDE)
-    assert {name: mask.shape for name, mask in masks.items()} == dict.fromkeys(
-        ("joint", "trabecular", "cortex", "bone"), (2, SIDE, SIDE)
-    )
+    shapes = {name: mask.shape for name, mask in masks.items()}
+    assert shapes == dict.fromkeys(("joint", "trabecular", "cortex", "bone"), (2, SIDE, SIDE))
     assert f.area_share(masks["bone"]).tolist() == [0.75, 0.75]
 
 
@@ -358,12 +357,8 @@ def test_the_cascade_names_its_stages_from_the_top_down(network, films):
     table = f.randomisation_cascade(edges, network, films, stages=3)
     stages = table.drop_duplicates("stage")[["stage", "layer", "layers"]]
     # Five layers with weights: 1, sqrt(5) and 5 of them.
-    assert stages.to_numpy().tolist() == [
-        [0, "none", 0],
-        [1, "logits", 1],
-        [2, "second_norm", 2],
-        [3, "first_conv", 5],
-    ]
+    expected = [["none", 0], ["logits", 1], ["second_norm", 2], ["first_conv", 5]]
+    assert stages.to_numpy().tolist() == [[n, *stage] for n, stage in enumerate(expected)]
     assert table["image"].tolist() == [0, 1, 2, 3] * 4
 
 
@@ -376,16 +371,12 @@ def test_each_stage_loses_its_layers_and_keeps_the_rest(network, films):
 
     f.randomisation_cascade(explain, network, films, stages=3)
     whole = seen[0]
-    changed = [
-        [not all(map(np.array_equal, a, b)) for a, b in zip(whole, now, strict=True)]
-        for now in seen
-    ]
+    pairs = [zip(whole, now, strict=True) for now in seen]
+    changed = [[not all(map(np.array_equal, *pair)) for pair in each] for each in pairs]
     assert changed[:2] == [[False] * 5, [False] * 4 + [True]]
     assert changed[2:] == [[False] * 3 + [True] * 2, [True] * 5]
-    for before, after in zip(whole, seen[-1], strict=True):
-        assert [np.sort(w.ravel()).tolist() for w in before] == [
-            np.sort(w.ravel()).tolist() for w in after
-        ]
+    values = [[[np.sort(w.ravel()).tolist() for w in layer] for layer in now] for now in seen]
+    assert values[0] == values[-1]
     pairs = [set(zip(*(w.tolist() for w in now[1]), strict=True)) for now in (seen[0], seen[-1])]
     assert pairs[0] == pairs[1]  # a channel keeps its own scale, offset, mean and variance
 
@@ -425,9 +416,8 @@ def test_compare_takes_paired_differences():
     blob = np.array([0.1, 0.5, 0.9, 0.3])
     values = {"method": blob + 0.2, "centre blob": blob}
     table = f.compare(values, np.arange(4), resamples=100)
-    assert table.loc["method", ["difference", "difference_low", "difference_high"]].tolist() == (
-        pytest.approx([0.2] * 3)
-    )
+    columns = ["difference", "difference_low", "difference_high"]
+    assert table.loc["method", columns].tolist() == pytest.approx([0.2] * 3)
     assert table.loc["centre blob", "difference"] == 0
     with pytest.raises(ValueError, match="expected one of method, centre blob, found 'blob'"):
         f.compare(values, np.arange(4), against="blob")

@@ -13,35 +13,12 @@ from keras import layers
 
 from osteo_utils.networks.models import build
 from osteo_utils.runs import Run
-from osteo_utils.saliency import submodel
-from osteo_utils.saliency.gradcam import (
-    METHODS,
-    PIXEL_METHODS,
-    TITLES,
-    CamError,
-    CamWarning,
-    ensemble_maps,
-    grad_cam,
-    grad_cam_plus_plus,
-    integrated_gradients,
-    last_conv_layer,
-    last_maps,
-    layer_cam,
-    layer_candidates,
-    maps_of_run,
-    occlusion,
-    peak,
-    resized,
-    score_cam,
-    shared_limit,
-)
+from osteo_utils.saliency import gradcam, submodel
+from osteo_utils.saliency.gradcam import METHODS, PIXEL_METHODS, CamError, CamWarning, grad_cam
 
 LAYER_METHODS = [name for name in METHODS if name not in PIXEL_METHODS]
 # Few passes, where that is all that a test needs.
-FEW = {
-    "occlusion": {"patch": 8, "stride": 8},
-    "integrated_gradients": {"samples": 2, "steps": 4},
-}
+FEW = {"occlusion": {"patch": 8, "stride": 8}, "integrated_gradients": {"samples": 2, "steps": 4}}
 
 
 @pytest.fixture
@@ -62,19 +39,20 @@ def tiny(head="dense", seed=0):
     if head == "dense":
         return keras.Model(inputs, layers.Dense(3, activation="softmax", name="out")(pooled))
     z = layers.Dense(3, name="out")(pooled)
-    ends = {
-        "logits": lambda t: t,
-        "activation": layers.Activation("softmax"),
-        "layer": layers.Softmax(),
-        "operation": keras.ops.softmax,
-    }
+    ends = {"activation": layers.Activation("softmax"), "layer": layers.Softmax()}
+    ends |= {"logits": lambda t: t, "operation": keras.ops.softmax}
     return keras.Model(inputs, ends[head](z))
+
+
+def parts(model, images, target):
+    """Feature maps and the weight of each for the target."""
+    maps = values(keras.Model(model.inputs[0], model.get_layer("maps").output), images)
+    return maps, model.get_layer("out").get_weights()[0][:, target]
 
 
 def by_hand(model, images, target):
     """With global average pooling and one Dense layer, Grad-CAM is the weighted sum of the maps."""
-    maps = values(keras.Model(model.inputs[0], model.get_layer("maps").output), images)
-    weights = model.get_layer("out").get_weights()[0][:, target]
+    maps, weights = parts(model, images, target)
     return np.maximum(maps @ weights, 0) / (maps.shape[1] * maps.shape[2])
 
 
@@ -95,10 +73,8 @@ def test_equals_the_hand_computed_case_wherever_the_softmax_sits(head, images):
 
 def test_unreachable_logits_use_the_logarithm_of_the_output(images):
     model = tiny("operation")
-    maps = values(keras.Model(model.inputs[0], model.get_layer("maps").output), images)
-    weights = model.get_layer("out").get_weights()[0]
-    p = values(model, images)
-    c = 0
+    maps, weights = parts(model, images, slice(None))
+    c, p = 0, values(model, images)
     effective = weights[:, c] - p @ weights.T  # derivative of log softmax
     expected = np.maximum(np.einsum("nhwc,nc->nhw", maps, effective), 0) / 225
     varying = [i for i in range(5) if np.ptp(expected[i]) > 0]
@@ -107,11 +83,12 @@ def test_unreachable_logits_use_the_logarithm_of_the_output(images):
     np.testing.assert_allclose(cams, expected[varying], rtol=1e-3, atol=1e-7)
 
 
+NARROW = {"alpha": 0.35, "include_top": False, "weights": None}
+
+
 def backbone(seed=0):
     keras.utils.set_random_seed(seed)
-    net = keras.applications.MobileNetV2(
-        (64, 64, 3), alpha=0.35, include_top=False, weights=None, name="backbone"
-    )
+    net = keras.applications.MobileNetV2((64, 64, 3), name="backbone", **NARROW)
     rng = np.random.default_rng(seed)
     for layer in net.layers:  # statistics as after training, so that maps are alive
         if isinstance(layer, layers.BatchNormalization):
@@ -135,9 +112,7 @@ def nested_and_flat():
     nested = keras.Sequential([keras.Input((64, 64, 3)), *stack])
     inputs = keras.Input((64, 64, 3))
     scaled = layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
-    net = keras.applications.MobileNetV2(
-        input_tensor=scaled, alpha=0.35, include_top=False, weights=None
-    )
+    net = keras.applications.MobileNetV2(input_tensor=scaled, **NARROW)
     pooled = layers.GlobalAveragePooling2D()(net.output)
     flat = keras.Model(inputs, layers.Dense(3, activation="softmax")(pooled))
     flat.set_weights(nested.get_weights())
@@ -148,7 +123,7 @@ def nested_and_flat():
 def test_nested_equals_flat(nested_and_flat, layer):
     nested, flat = nested_and_flat
     x = np.random.default_rng(1).integers(0, 255, (3, 64, 64, 3)).astype("float32")
-    assert last_conv_layer(nested) == last_conv_layer(flat) == "out_relu"
+    assert gradcam.last_conv_layer(nested) == gradcam.last_conv_layer(flat) == "out_relu"
     target = [0, 1, 2] if layer else None
     a, b = (grad_cam(model, x, target, layer) for model in (nested, flat))
     np.testing.assert_allclose(a, b, atol=1e-5 * a.max())
@@ -249,16 +224,17 @@ def test_wrong_layer_lists_candidates(name, nested_and_flat, images):
             METHODS[name](model, images, 0, layer=layer)
 
 
+def named_c():
+    return keras.Sequential([keras.Input((32, 32, 1)), layers.Conv2D(2, 3, name="c")])
+
+
 def test_a_name_that_two_layers_have_is_refused(images):
     inputs = keras.Input((32, 32, 1))
-    parts = [
-        keras.Sequential([keras.Input((32, 32, 1)), layers.Conv2D(2, 3, name="c")]) for _ in "ab"
-    ]
-    pooled = [layers.GlobalAveragePooling2D()(part(inputs)) for part in parts]
+    pooled = [layers.GlobalAveragePooling2D()(part(inputs)) for part in (named_c(), named_c())]
     model = keras.Model(inputs, layers.Dense(3)(layers.Concatenate()(pooled)))
     with pytest.raises(CamError, match="found 2 'c'"):
         grad_cam(model, images, 0, layer="c")
-    assert occlusion(model, images, 0).shape == images.shape[:3]
+    assert gradcam.occlusion(model, images, 0).shape == images.shape[:3]
 
 
 @pytest.mark.parametrize("name", PIXEL_METHODS)
@@ -277,10 +253,10 @@ def test_wrong_images_targets_and_models_are_refused(images):
             grad_cam(model, images, wrong)
     table = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     with pytest.raises(CamError, match=r"one input of shape \(n, H, W, channels\), found"):
-        last_conv_layer(table)
+        gradcam.last_conv_layer(table)
     no_maps = keras.Sequential([keras.Input((4, 4, 1)), layers.Flatten(), layers.Dense(3)])
     with pytest.raises(CamError, match="a layer with feature maps, found none"):
-        last_conv_layer(no_maps)
+        gradcam.last_conv_layer(no_maps)
 
 
 EITHER = pytest.mark.parametrize("name", ["grad_cam", "occlusion"])  # on a layer, on pixels
@@ -418,41 +394,27 @@ def of_maps(*head, side=32):
     return keras.Model(inputs, layers.Dense(3)(x))
 
 
+KEPT_MAXIMA = layers.GlobalMaxPooling2D(keepdims=True)
+KEPT_MEANS = layers.GlobalAveragePooling2D(keepdims=True)
+
+
 @pytest.mark.parametrize(
     ("head", "side", "layer"),
     [
         ([layers.GlobalAveragePooling2D()], 32, "last"),
         ([layers.MaxPooling2D(), layers.Flatten()], 32, "last"),
-        (
-            [
-                layers.AveragePooling2D(2),
-                layers.GlobalMaxPooling2D(keepdims=True),
-                layers.Flatten(),
-            ],
-            32,
-            "last",
-        ),
-        (
-            [layers.GlobalAveragePooling2D(keepdims=True), layers.Conv2D(5, 1), layers.Flatten()],
-            32,
-            "last",
-        ),
+        ([layers.AveragePooling2D(2), KEPT_MAXIMA, layers.Flatten()], 32, "last"),
+        ([KEPT_MEANS, layers.Conv2D(5, 1), layers.Flatten()], 32, "last"),
         ([layers.Reshape((64, 4)), layers.GlobalAveragePooling1D()], 32, "last"),
         ([layers.GlobalAveragePooling2D()], 4, "early"),  # the last maps are 1 x 1
     ],
 )
 def test_the_last_maps_are_those_that_are_pooled_and_larger_than_one_place(head, side, layer):
-    assert list(last_maps(of_maps(*head, side=side)).values()) == [layer]
+    assert list(gradcam.last_maps(of_maps(*head, side=side)).values()) == [layer]
 
 
 # ---------------------------------------------------------------------------------------------
 # Each method against a case computed by hand
-
-
-def parts(model, images, target):
-    """Feature maps and the weight of each for the target."""
-    maps = values(keras.Model(model.inputs[0], model.get_layer("maps").output), images)
-    return maps, model.get_layer("out").get_weights()[0][:, target]
 
 
 def test_grad_cam_plus_plus_by_hand(images):
@@ -462,7 +424,7 @@ def test_grad_cam_plus_plus_by_hand(images):
     # The gradient is w / N in all N places: each has the share 1 / (2 + sum(A) w / N).
     weights = np.maximum(w, 0) / (2 + maps.mean(axis=(1, 2)) * w)
     expected = np.einsum("nhwc,nc->nhw", maps, weights)
-    np.testing.assert_allclose(grad_cam_plus_plus(model, images, c), expected, rtol=1e-4)
+    np.testing.assert_allclose(gradcam.grad_cam_plus_plus(model, images, c), expected, rtol=1e-4)
 
 
 def test_grad_cam_plus_plus_counts_a_lone_place_as_much_as_many():
@@ -476,7 +438,8 @@ def test_grad_cam_plus_plus_counts_a_lone_place_as_much_as_many():
     x[0, 1:, 1:, 1] = 0.5
     x[0, 3, 3, 1] = 1.0  # one of nine, sum 5: share 1 / (2 + 5)
     expected = x[0, :, :, 0] / 4 + x[0, :, :, 1] / 7
-    np.testing.assert_allclose(grad_cam_plus_plus(model, x, 0, "maps")[0], expected, rtol=1e-5)
+    found = gradcam.grad_cam_plus_plus(model, x, 0, "maps")[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_layer_cam_by_hand(images):
@@ -484,7 +447,7 @@ def test_layer_cam_by_hand(images):
     c = strongest(model, images)
     maps, w = parts(model, images, c)
     expected = maps @ np.maximum(w, 0) / 225
-    np.testing.assert_allclose(layer_cam(model, images, c), expected, rtol=1e-4)
+    np.testing.assert_allclose(gradcam.layer_cam(model, images, c), expected, rtol=1e-4)
 
 
 def test_layer_cam_takes_the_gradient_of_each_place():
@@ -492,7 +455,7 @@ def test_layer_cam_takes_the_gradient_of_each_place():
     model, x = linear(weights, 4), np.random.default_rng(1).uniform(size=(2, 4, 4, 1))
     rising = np.maximum(weights[:, 1].reshape(4, 4), 0)
     expected = x[..., 0] * rising
-    np.testing.assert_allclose(layer_cam(model, x, 1, "maps"), expected, rtol=1e-5)
+    np.testing.assert_allclose(gradcam.layer_cam(model, x, 1, "maps"), expected, rtol=1e-5)
 
 
 def linear(weights, side, dtype="float32", bias=(0.0, 0.0)):
@@ -523,10 +486,10 @@ def test_score_cam_by_hand():
     for n, image in enumerate(x):
         scores = [(image * masks[n, :, :, k, None])[:, :2].sum() for k in (0, 1)]
         share = np.exp(scores) / np.exp(scores).sum()
-        cam = score_cam(model, x, 0, "maps", batch_size=4)[n]
+        cam = gradcam.score_cam(model, x, 0, "maps", batch_size=4)[n]
         np.testing.assert_allclose(cam, image @ share, rtol=1e-4)
         varied = int(np.argmax(image.std(axis=(0, 1))))
-        cam = score_cam(model, x[n : n + 1], 0, "maps", top=1)[0]
+        cam = gradcam.score_cam(model, x[n : n + 1], 0, "maps", top=1)[0]
         np.testing.assert_allclose(cam, image[..., varied], rtol=1e-4)
 
 
@@ -535,7 +498,7 @@ def test_score_cam_survives_a_map_that_is_constant(images):
     kernel, bias = model.get_layer("maps").get_weights()
     kernel[..., 0] = 0
     model.get_layer("maps").set_weights([kernel, bias])
-    assert np.isfinite(score_cam(model, images, 0)).all()
+    assert np.isfinite(gradcam.score_cam(model, images, 0)).all()
 
 
 def test_occlusion_by_hand_falls_by_the_weights_under_the_patch():
@@ -545,7 +508,7 @@ def test_occlusion_by_hand_falls_by_the_weights_under_the_patch():
     for fill in (0.0, 90.5):
         given = (x[..., 0] - fill) * weights[:, 1].reshape(8, 8)
         fall = given.reshape(3, 4, 2, 4, 2).sum(axis=(2, 4)).repeat(2, axis=1).repeat(2, axis=2)
-        found = occlusion(model, x, 1, patch=2, stride=2, fill=fill, batch_size=5)
+        found = gradcam.occlusion(model, x, 1, patch=2, stride=2, fill=fill, batch_size=5)
         np.testing.assert_allclose(found, fall, rtol=1e-3, atol=1e-2)
 
 
@@ -554,7 +517,7 @@ def test_occlusion_is_the_mean_over_the_patches_that_cover_a_pixel():
     x = np.zeros((1, 5, 5, 1))
     x[0, 0, 0] = 1.0  # under the first patch alone
     x[0, 4, 2] = 2.0
-    found = occlusion(model, x, 0, patch=2, stride=2)[0]  # starts 0, 2 and, for the rest, 3
+    found = gradcam.occlusion(model, x, 0, patch=2, stride=2)[0]  # starts 0, 2 and, for the rest, 3
     expected = np.zeros((5, 5))
     expected[:2, :2] = 1  # one patch
     expected[3:, 2] = [1.0, 2.0]  # row 3 is also covered by the row of patches above
@@ -564,10 +527,9 @@ def test_occlusion_is_the_mean_over_the_patches_that_cover_a_pixel():
 
 def test_occlusion_refuses_patches_that_leave_gaps(images):
     for patch, stride in ((4, 5), (33, 1), (0, 0)):
-        with pytest.raises(
-            CamError, match=f"stride <= patch <= 32.*stride {stride}, patch {patch}"
-        ):
-            occlusion(tiny(), images, 0, patch=patch, stride=stride)
+        told = f"stride <= patch <= 32.*stride {stride}, patch {patch}"
+        with pytest.raises(CamError, match=told):
+            gradcam.occlusion(tiny(), images, 0, patch=patch, stride=stride)
 
 
 @pytest.mark.parametrize(
@@ -590,11 +552,10 @@ def test_integrated_gradients_of_a_linear_model_are_exact():
     x = np.random.default_rng(1).integers(0, 255, (3, 8, 8, 1), dtype=np.uint8)
     model, w = linear(weights, 8, "uint8", (3.0, -1.0)), weights[:, 1].reshape(8, 8)
     for baseline in (0.0, 40.0, np.roll(x, 1, axis=0)):
-        found = integrated_gradients(model, x, 1, steps=3, baseline=baseline)
-        np.testing.assert_allclose(
-            found, (x - np.float32(baseline))[..., 0] * w, rtol=1e-4, atol=1e-3
-        )
-    found = integrated_gradients(model, x, 1, samples=5, noise=0.2, seed=3)
+        found = gradcam.integrated_gradients(model, x, 1, steps=3, baseline=baseline)
+        expected = (x - np.float32(baseline))[..., 0] * w
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+    found = gradcam.integrated_gradients(model, x, 1, samples=5, noise=0.2, seed=3)
     noise = np.random.default_rng(3).normal(0, 0.2, (5, 8, 8, 1)).mean(axis=0)
     noisy = x + noise * np.ptp(x, axis=(1, 2, 3), keepdims=True)
     np.testing.assert_allclose(found, noisy[..., 0] * w, rtol=1e-4, atol=1e-3)
@@ -602,15 +563,13 @@ def test_integrated_gradients_of_a_linear_model_are_exact():
 
 def test_integrated_gradients_sum_to_the_difference_of_scores():
     inputs = keras.Input((4, 4, 1))
-    squares = layers.Multiply()([inputs, inputs])
-    model = keras.Model(
-        inputs, layers.Dense(1, kernel_initializer="ones")(layers.Flatten()(squares))
-    )
+    squares = layers.Flatten()(layers.Multiply()([inputs, inputs]))
+    model = keras.Model(inputs, layers.Dense(1, kernel_initializer="ones")(squares))
     x = np.random.default_rng(0).uniform(0, 1, (2, 4, 4, 1))
     # Along the path the gradient is linear, and the middle of a step is exact.
-    found = integrated_gradients(model, x, 0, steps=2, baseline=0.5)
+    found = gradcam.integrated_gradients(model, x, 0, steps=2, baseline=0.5)
     np.testing.assert_allclose(found.sum(axis=(1, 2)), (x**2 - 0.25).sum(axis=(1, 2, 3)), rtol=0.2)
-    found = integrated_gradients(model, x, 0, steps=32)
+    found = gradcam.integrated_gradients(model, x, 0, steps=32)
     np.testing.assert_allclose(found, x[..., 0] ** 2, rtol=2e-3)
 
 
@@ -634,12 +593,12 @@ def test_pixels_of_a_nested_uint8_model_are_followed_without_rounding():
     gain = after - before  # a logarithm of a probability is its logit less a number for all classes
     change = gain[:, 2] - gain[:, 0]
     nested = keras.Sequential([keras.Input((32, 32, 1)), model])
-    of = [integrated_gradients(nested, x, c, steps=64, batch_size=128) for c in (2, 0)]
+    of = [gradcam.integrated_gradients(nested, x, c, steps=64, batch_size=128) for c in (2, 0)]
     np.testing.assert_allclose((of[0] - of[1]).sum(axis=(1, 2)), change, rtol=0.05)
     # A score of the image at 1/300 of its brightness: as uint8 it would be black.
     faint = x / 300
     faint[:, 0, 0] = 255  # a film has a white somewhere
-    maps = occlusion(linear(np.ones((1024, 2), np.float32), 32, "uint8"), faint, 0)
+    maps = gradcam.occlusion(linear(np.ones((1024, 2), np.float32), 32, "uint8"), faint, 0)
     assert (np.ptp(maps[:, 8:, 8:], axis=(1, 2)) > 0).all()  # where no patch covers the white
 
 
@@ -653,10 +612,7 @@ def convolutions():
     plain = {"use_bias": False, "padding": "same"}
     kinds = (
         (layers.Conv2D(4, 3, strides=2, name="first", **plain), {}),
-        (
-            layers.DepthwiseConv2D(3, depth_multiplier=2, name="depthwise", **plain),
-            {"scale": False},
-        ),
+        (layers.DepthwiseConv2D(3, depth_multiplier=2, **plain), {"scale": False}),
         (layers.SeparableConv2D(6, 3, **plain), {"center": False}),
         (layers.Conv2D(6, 3, dilation_rate=2, groups=2, **plain), {}),
         (layers.Conv2D(4, 1), {}),  # with a bias, so that no norm follows it directly
@@ -692,20 +648,20 @@ def test_maps_and_gradients_are_those_of_the_layers_themselves():
         score = tf.reduce_sum(above(maps, training=False)[:, 1])
     rising = np.maximum(tape.gradient(score, maps), 0)
     expected = np.maximum((np.asarray(maps) * rising).sum(axis=3), 0)
-    found = layer_cam(model, x, 1, "norm0")
+    found = gradcam.layer_cam(model, x, 1, "norm0")
     np.testing.assert_allclose(found, expected, atol=1e-5 * expected.max())
 
 
 @pytest.mark.parametrize("layer", ["first", "norm1", None])
 def test_graph_gives_the_same_as_the_first_eager_run(layer):
     model, x = convolutions(), np.random.default_rng(1).normal(size=(2, 16, 16, 2))
-    first, second = (layer_cam(model, x, 0, layer) for _ in range(2))
+    first, second = (gradcam.layer_cam(model, x, 0, layer) for _ in range(2))
     np.testing.assert_allclose(second, first, rtol=1e-3, atol=1e-5 * first.max())
 
 
 def test_graph_gives_the_same_gradient_of_the_pixels():
     model, x = convolutions(), np.random.default_rng(1).normal(size=(2, 16, 16, 2))
-    first, second = (integrated_gradients(model, x, 0, steps=1) for _ in range(2))
+    first, second = (gradcam.integrated_gradients(model, x, 0, steps=1) for _ in range(2))
     np.testing.assert_allclose(second, first, rtol=1e-3, atol=1e-5 * np.abs(first).max())
 
 
@@ -741,7 +697,7 @@ def test_a_map_that_is_negative_everywhere_is_flat(images):
     model = lively()
     kernel, bias = model.get_layer("out").get_weights()
     model.get_layer("out").set_weights([-kernel, bias])
-    for explain in (grad_cam, grad_cam_plus_plus, layer_cam):
+    for explain in (grad_cam, gradcam.grad_cam_plus_plus, gradcam.layer_cam):
         with pytest.raises(CamError, match=r"image 0.*a constant one"):
             explain(model, images, 0)
 
@@ -759,29 +715,29 @@ def test_a_model_that_ignores_its_pixels_has_flat_maps(name, images):
 def fused():
     keras.utils.set_random_seed(1)
     inputs = keras.Input((32, 32, 1))
-    branches = [
-        layers.Conv2D(4, 3, strides=s, activation="relu", name=f"branch{s}")(inputs) for s in (1, 2)
-    ]
-    joined = layers.Concatenate()([layers.GlobalAveragePooling2D()(b) for b in branches])
+    branches = [layers.Conv2D(4, 3, s, activation="relu", name=f"branch{s}") for s in (1, 2)]
+    pooled = [layers.GlobalAveragePooling2D()(branch(inputs)) for branch in branches]
+    joined = layers.Concatenate()(pooled)
     end = layers.Dense(3, activation="softmax", kernel_initializer=positive)
     return keras.Model(inputs, end(joined), name="pair")
 
 
 def test_branches_are_named_by_their_layers_or_by_the_registry():
-    assert last_maps(fused()) == {"branch1": "branch1", "branch2": "branch2"}
-    assert last_maps(build("custom_cnn", 32)) == {"custom_cnn": "block5_relu"}
+    assert gradcam.last_maps(fused()) == {"branch1": "branch1", "branch2": "branch2"}
+    assert gradcam.last_maps(build("custom_cnn", 32)) == {"custom_cnn": "block5_relu"}
 
 
 def test_a_pair_of_backbones_has_a_map_for_each():
     model = build("custom_cnn+mobilenet_v2", 64)
     films = np.random.default_rng(0).integers(0, 255, (1, 64, 64, 1), dtype=np.uint8)
     with warnings.catch_warnings(action="ignore", category=CamWarning):
-        maps = {b: grad_cam(model, films, 0, of, flat="nan") for b, of in last_maps(model).items()}
-    assert {branch: each.shape for branch, each in maps.items()} == {
-        "custom_cnn": (1, 4, 4),
-        "mobilenet_v2": (1, 2, 2),
-    }
-    assert last_conv_layer(model) == "custom_cnn_block5_relu"
+        maps = {
+            b: grad_cam(model, films, 0, of, flat="nan")
+            for b, of in gradcam.last_maps(model).items()
+        }
+    shapes = {branch: each.shape for branch, each in maps.items()}
+    assert shapes == {"custom_cnn": (1, 4, 4), "mobilenet_v2": (1, 2, 2)}
+    assert gradcam.last_conv_layer(model) == "custom_cnn_block5_relu"
 
 
 def test_the_maps_of_a_network_are_those_that_its_run_names():
@@ -789,13 +745,13 @@ def test_the_maps_of_a_network_are_those_that_its_run_names():
     recorded, older = (
         Run(Path(), info, nothing, {}, nothing) for info in ({"maps": {"mine": "branch2"}}, {})
     )
-    assert maps_of_run(recorded, fused()) == {"mine": "branch2"}
-    assert maps_of_run(older, fused()) == last_maps(fused())
+    assert gradcam.maps_of_run(recorded, fused()) == {"mine": "branch2"}
+    assert gradcam.maps_of_run(older, fused()) == gradcam.last_maps(fused())
 
 
 def test_a_method_that_is_none_is_refused(images):
     with pytest.raises(CamError, match=r"method: expected one of grad_cam.*found 'cam'"):
-        ensemble_maps([tiny()], [images], method="cam")
+        gradcam.ensemble_maps([tiny()], [images], method="cam")
 
 
 def test_a_member_whose_map_is_nearly_all_negative_has_one_vote(monkeypatch, images):
@@ -805,7 +761,8 @@ def test_a_member_whose_map_is_nearly_all_negative_has_one_vote(monkeypatch, ima
     against[:, 0, 0], speaking[:, 9, 9] = 1, 1
     maps = iter([against, speaking])
     monkeypatch.setitem(METHODS, "occlusion", lambda *_, **__: next(maps))
-    members, mean = ensemble_maps([tiny(), tiny()], [images, images], 0, "occlusion", size=10)
+    pair = [tiny(), tiny()], [images, images]
+    members, mean = gradcam.ensemble_maps(*pair, 0, "occlusion", size=10)
     for member in members:
         np.testing.assert_allclose(np.abs(member).sum(axis=(1, 2)), 1, rtol=1e-5)
     np.testing.assert_allclose(mean[:, 9, 9], (1 - 0.01) / 2, rtol=1e-5)
@@ -817,13 +774,13 @@ def test_ensemble_is_the_weighted_mean_of_maps_that_sum_to_one():
     weights = [rng.uniform(0.1, 1, size=(s * s, 2)).astype(np.float32) for s in (4, 8)]
     models = [linear(w, s) for w, s in zip(weights, (4, 8), strict=True)]
     x = [rng.uniform(size=(2, s, s, 1)) for s in (4, 8)]
-    members, mean = ensemble_maps(models, x, 1, "layer_cam", ["maps", None], weights=[3, 1])
+    members, mean = gradcam.ensemble_maps(models, x, 1, "layer_cam", ["maps", None], weights=[3, 1])
     for s, w, image, found in zip((4, 8), weights, x, members, strict=True):
-        raw = resized(image[..., 0] * w[:, 1].reshape(s, s), 8)
+        raw = gradcam.resized(image[..., 0] * w[:, 1].reshape(s, s), 8)
         np.testing.assert_allclose(found, raw / raw.sum(axis=(1, 2), keepdims=True), rtol=1e-4)
     assert mean.dtype == np.float32
     np.testing.assert_allclose(mean, 0.75 * members[0] + 0.25 * members[1], rtol=1e-4)
-    signed = ensemble_maps(models, x, 1, "integrated_gradients", size=4)
+    signed = gradcam.ensemble_maps(models, x, 1, "integrated_gradients", size=4)
     assert signed.mean.shape == (2, 4, 4)
 
 
@@ -833,8 +790,8 @@ def test_ensemble_explains_the_class_of_the_weighted_vote(images):
     sure.get_layer("out").set_weights([kernel, np.array([4.0, 0, 0])])
     unsure.get_layer("out").set_weights([kernel[:, ::-1], np.array([0, 0, 2.0])])
     for weights, c in (((0.9, 0.1), 0), ((0.1, 0.9), 2)):
-        voted = ensemble_maps([sure, unsure], [images, images], weights=weights)
-        named = ensemble_maps([sure, unsure], [images, images], c, weights=weights)
+        voted = gradcam.ensemble_maps([sure, unsure], [images, images], weights=weights)
+        named = gradcam.ensemble_maps([sure, unsure], [images, images], c, weights=weights)
         np.testing.assert_allclose(voted.mean, named.mean, rtol=1e-3, atol=1e-8)
 
 
@@ -844,7 +801,7 @@ def test_a_member_without_a_map_has_no_say(images):
     dark = images.copy()
     dark[2] = 0  # neither has a map
     with pytest.warns(CamWarning):
-        members, mean = ensemble_maps([silent, speaking], [dark, dark], 0, flat="nan")
+        members, mean = gradcam.ensemble_maps([silent, speaking], [dark, dark], 0, flat="nan")
     assert np.isnan(members[0]).all()
     np.testing.assert_allclose(mean, members[1], rtol=1e-5)
     assert np.isnan(mean[2]).all()
@@ -853,41 +810,39 @@ def test_a_member_without_a_map_has_no_say(images):
 @pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [0.0, 0.0]])
 def test_wrong_weights_of_an_ensemble_are_refused(weights, images):
     with pytest.raises(CamError, match="weights: expected one for each of 2 models"):
-        ensemble_maps([tiny(), tiny()], [images, images], 0, weights=weights)
+        gradcam.ensemble_maps([tiny(), tiny()], [images, images], 0, weights=weights)
 
 
 def test_resized_is_bilinear_between_the_centres_of_cells():
-    found = resized(np.array([[[0.0, 4.0], [8.0, 12.0]]]), 4)[0]
-    np.testing.assert_allclose(
-        found[0], [0, 1, 3, 4]
-    )  # a quarter of a cell beyond a centre: clamped
+    found = gradcam.resized(np.array([[[0.0, 4.0], [8.0, 12.0]]]), 4)[0]
+    np.testing.assert_allclose(found[0], [0, 1, 3, 4])  # clamped beyond the outermost centres
     np.testing.assert_allclose(found[:, 0], [0, 2, 6, 8])
     maps = np.stack([np.eye(3), np.full((3, 3), np.nan)])
-    assert np.isnan(resized(maps, 7)[1]).all()
-    assert np.isfinite(resized(maps, 7)[0]).all()
-    np.testing.assert_allclose(resized(maps[:1], 3), maps[:1], atol=1e-6)
+    assert np.isnan(gradcam.resized(maps, 7)[1]).all()
+    assert np.isfinite(gradcam.resized(maps, 7)[0]).all()
+    np.testing.assert_allclose(gradcam.resized(maps[:1], 3), maps[:1], atol=1e-6)
 
 
 def test_shared_limit_is_the_largest_finite_value():
-    assert shared_limit(np.array([[1.0, np.nan]]), [[3.0, -9.0], [np.inf, 2.0]]) == 3.0
+    assert gradcam.shared_limit(np.array([[1.0, np.nan]]), [[3.0, -9.0], [np.inf, 2.0]]) == 3.0
     for empty in ([], [np.full((1, 2, 2), np.nan)]):
         with pytest.raises(CamError, match="at least one finite"):
-            shared_limit(*empty)
+            gradcam.shared_limit(*empty)
 
 
 def test_the_peak_of_a_map_is_its_largest_absolute_value():
-    assert peak([[1.0, 2.0], [0.0, np.nan]]) == (0, 1)
-    assert peak(np.array([[-1.0, -0.1], [-9.0, -2.0]])) == (1, 0)  # not the least negative
+    assert gradcam.peak([[1.0, 2.0], [0.0, np.nan]]) == (0, 1)
+    assert gradcam.peak(np.array([[-1.0, -0.1], [-9.0, -2.0]])) == (1, 0)  # not the least negative
     with pytest.raises(CamError, match="at least one finite value to find a peak"):
-        peak(np.full((2, 2), np.nan))
+        gradcam.peak(np.full((2, 2), np.nan))
 
 
 def test_every_method_has_a_title():
-    assert list(TITLES) == list(METHODS)
+    assert list(gradcam.TITLES) == list(METHODS)
     assert all(METHODS[name].__name__ == name for name in METHODS)
 
 
 def test_candidates_are_layers_with_maps_first_to_last(nested_and_flat):
-    assert layer_candidates(fused()) == ["branch1", "branch2"]
-    nested, flat = map(layer_candidates, nested_and_flat)
+    assert gradcam.layer_candidates(fused()) == ["branch1", "branch2"]
+    nested, flat = map(gradcam.layer_candidates, nested_and_flat)
     assert nested[-3:] == flat[-3:] == ["Conv_1", "Conv_1_bn", "out_relu"]

@@ -14,17 +14,7 @@ from osteo_utils.data.novelty import Novelty
 from osteo_utils.errors import ImageError
 from osteo_utils.fingerprint import network_digests
 from osteo_utils.formats.films import decode
-from osteo_utils.inference import (
-    Member,
-    answer,
-    example_film,
-    explain,
-    explain_vote,
-    find_runs,
-    map_layers,
-    open_member,
-    uploaded_film,
-)
+from osteo_utils.inference import answer, example_film, explain, explain_vote
 from osteo_utils.networks.models import build
 from osteo_utils.networks.saved import load_model
 from osteo_utils.overlay import flat_map, overlay, picture_of_map, saliency_map
@@ -41,20 +31,20 @@ FILM = decode(png())
 def test_a_folder_with_the_whole_disk_below_it_is_refused(tmp_path, monkeypatch):
     make_run(tmp_path, "vgg16", 32)
     monkeypatch.setattr(inference, "MAX_FOLDERS", 5)
-    assert len(find_runs(tmp_path)) == 1  # the folder, three more, and that of the run
+    assert len(inference.find_runs(tmp_path)) == 1  # the folder, three more, and that of the run
     (tmp_path / "a").mkdir()
     with pytest.raises(RunError, match="Name the folder that holds the runs"):
-        find_runs(tmp_path)
+        inference.find_runs(tmp_path)
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image", png()[:60], b"x" * 50_000_001])
 def test_a_bad_file_is_an_image_error_that_names_it(data):
     with pytest.raises(ImageError, match=r"knee\.png"):
-        uploaded_film(data, "knee.png")
+        inference.uploaded_film(data, "knee.png")
 
 
 def test_a_name_is_short_and_printable_and_the_bytes_decide():
-    film = uploaded_film(png(), "x" * 200 + "\n\x00.txt")
+    film = inference.uploaded_film(png(), "x" * 200 + "\n\x00.txt")
     assert len(film.name) == inference.NAME_SHOWN
     assert film.name.endswith("x.txt")
     assert (film.facts.format, film.facts.width, film.facts.height) == ("PNG", 40, 50)
@@ -93,7 +83,7 @@ def test_a_network_that_is_none_of_the_course_comes_with_a_note_and_its_last_map
 def test_a_network_of_the_course_has_no_note_and_its_usual_layer(tmp_path):
     network = build("custom_cnn", 32, seed=1)
     facts = {"network": network_digests(network), "weights": None}
-    member = open_member(make_run(tmp_path, seed=1, trained=network, **facts))
+    member = inference.open_member(make_run(tmp_path, seed=1, trained=network, **facts))
     assert member.note == ""
     assert member.layers == {"": "block5_relu"}
 
@@ -102,7 +92,7 @@ def test_a_network_without_maps_answers_and_a_method_on_layers_says_why_it_canno
     pixels = keras.Input((32, 32, 1), dtype="uint8")
     vector = keras.layers.Rescaling(1 / 255)(keras.layers.Flatten()(pixels))
     network = keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(vector))
-    member = open_member(make_run(tmp_path, "my_own", trained=network))
+    member = inference.open_member(make_run(tmp_path, "my_own", trained=network))
     assert answer([member], [FILM]).probabilities.sum() == pytest.approx(1)
     (found,) = explain(member, [FILM], "occlusion", 1)[""]
     assert found.cam.shape == (32, 32)
@@ -145,7 +135,7 @@ def test_a_fusion_has_a_map_for_each_branch_and_one_share_of_a_vote(members):
     network = keras.Model(pixels, keras.layers.Dense(3, activation="softmax", **speaks)(vector))
     info = members[0].run.info | {"model": "late_fusion", "maps": branches}
     run = replace(members[0].run, info=info)
-    fused = Member(run, network, None, map_layers(run, network))
+    fused = inference.Member(run, network, None, inference.map_layers(run, network))
     found = explain(fused, [FILM], "layer_cam", 2)
     assert list(found) == ["vgg16", "inception_v3"]
     titles = [each.title.split(", ")[2] for (each,) in found.values()]

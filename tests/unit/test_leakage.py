@@ -90,13 +90,9 @@ def test_twice_takes_every_film_of_half_the_groups_two_times():
 
 
 def test_kin_is_the_nearest_relative_in_training():
-    truth = pd.DataFrame(
-        {
-            "path": ["a", "b", "copy of a", "c", "d"],
-            "patient": ["P1", "P1", "P1", "P2", "P1"],
-            "source": ["", "", "a", "", ""],
-        }
-    )
+    truth = pd.DataFrame({"path": ["a", "b", "copy of a", "c", "d"]})
+    truth["patient"] = ["P1", "P1", "P1", "P2", "P1"]
+    truth["source"] = ["", "", "a", "", ""]
     parts = {"train": np.array([0, 1]), "test": np.array([2, 3, 4])}
     assert list(leakage.kin(truth, parts)) == ["copy", "nobody", "other knee"]
 
@@ -144,9 +140,8 @@ def test_jackknife_of_two_repeats_has_no_interval():
 def test_optimism_is_claimed_minus_true_of_the_chosen_columns():
     runs = pd.DataFrame({"test": [0.6, 0.7, 0.8], "validation": 1.0, "world": [0.5, 0.6, 0.7]})
     found = leakage.optimism(runs)
-    assert found.to_dict() == pytest.approx(
-        {"claimed": 0.7, "true": 0.6, "value": 0.1, "low": 0.1, "high": 0.1}
-    )
+    expected = {"claimed": 0.7, "true": 0.6, "value": 0.1, "low": 0.1, "high": 0.1}
+    assert found.to_dict() == pytest.approx(expected)
     assert leakage.optimism(runs, "validation")["value"] == pytest.approx(0.4)
     assert leakage.optimism(runs, k=2)["claimed"] == pytest.approx((0.7 + 0.8 + 0.8) / 3)
 

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_films import encoded
 from tiny_runs import make_run
 
 from osteo_utils import inference
@@ -58,9 +59,7 @@ def live(runs):
 
 
 def png(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png")
-    return buffer.getvalue()
+    return encoded(Image.fromarray(pixels))
 
 
 def upload(live, data, name="knee.png"):

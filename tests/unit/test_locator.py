@@ -69,9 +69,8 @@ def test_mirrored_film_has_the_mirrored_knees():
 
 def test_enlarged_film_gives_the_same_knees_larger():
     film = films(1, count=1)[0]
-    (small,), (large,) = (
-        locate_knees(np.kron(film.image, np.ones((k, k), np.uint8))) for k in (1, 3)
-    )
+    enlarged = [np.kron(film.image, np.ones((k, k), np.uint8)) for k in (1, 3)]
+    (small,), (large,) = map(locate_knees, enlarged)
     assert large.x / 3 == pytest.approx(small.x, abs=0.15 * small.width)
     assert large.y / 3 == pytest.approx(small.y, abs=0.15 * small.width)
     assert large.width / 3 == pytest.approx(small.width, rel=0.15)
@@ -143,9 +142,8 @@ def test_real_knees_are_found_as_often_as_reported(real_knees):
     paths = {path.name: path for path in real_knees.glob("*/*")}
     found = of = 0
     for name in marked["file"].unique()[::3]:
-        truth = [
-            Knee(*row) for row in marked.loc[marked["file"] == name, ["x", "y", "width"]].to_numpy()
-        ]
+        rows = marked.loc[marked["file"] == name, ["x", "y", "width"]]
+        truth = [Knee(*row) for row in rows.to_numpy()]
         found += hits(locate_knees(read_image(paths[name])), truth)
         of += len(truth)
     table = pd.read_csv(REFERENCE / "mendeley_locator.csv").set_index(["method", "counted"])

@@ -10,16 +10,9 @@ import numpy as np
 import pytest
 from keras import layers
 
+from osteo_utils import registry
 from osteo_utils.networks.models import PREPROCESSING, _vector, alexnet_maps, alexnet_vector, build
-from osteo_utils.registry import (
-    ARCHITECTURES,
-    PROFILES,
-    STUDY,
-    Profile,
-    get_architecture,
-    last_conv_layers,
-    recipe,
-)
+from osteo_utils.registry import ARCHITECTURES, PROFILES, get_architecture, last_conv_layers, recipe
 from osteo_utils.saliency.gradcam import last_maps
 
 DATA = Path(os.environ.get("OSTEO_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -29,9 +22,8 @@ SIZE = 80  # every network of the registry takes it
 APPLICATIONS = {"vgg16": "VGG16", "vgg19": "VGG19", "resnet50": "ResNet50", "xception": "Xception"}
 APPLICATIONS |= {"inception_v3": "InceptionV3", "densenet121": "DenseNet121"}
 APPLICATIONS |= {"mobilenet_v2": "MobileNetV2"}
-MODULES = {"vgg16": "vgg16", "vgg19": "vgg19", "resnet50": "resnet", "xception": "xception"}
-MODULES |= {"inception_v3": "inception_v3", "densenet121": "densenet"}
-MODULES |= {"mobilenet_v2": "mobilenet_v2"}
+MODULES = {name: name for name in APPLICATIONS}
+MODULES |= {"resnet50": "resnet", "densenet121": "densenet"}
 
 
 def images(n=2, size=SIZE, seed=0):
@@ -89,9 +81,8 @@ def test_parameters_are_those_of_the_plain_backbone_and_our_head(models):
     assert models["custom_cnn"].count_params() <= 500_000
     for name in APPLICATIONS:
         options = {"alpha": 0.35} if name == "mobilenet_v2" else {}
-        plain = getattr(keras.applications, APPLICATIONS[name])(
-            input_shape=(SIZE, SIZE, 3), include_top=False, weights=None, **options
-        )
+        options |= {"input_shape": (SIZE, SIZE, 3), "include_top": False, "weights": None}
+        plain = getattr(keras.applications, APPLICATIONS[name])(**options)
         vector = plain.output_shape[-1]
         assert models[name].count_params() == plain.count_params() + vector * 3 + 3, name
 
@@ -128,10 +119,8 @@ def test_late_fusion_joins_the_vectors_of_its_members(models):
     assert model.get_layer("fused").output.shape == (None, 2560)
     members = sum(models[m].count_params() - (v * 3 + 3) for m, v in MEMBERS.items())
     assert model.count_params() == members + 2560 * 256 + 256 + 256 * 3 + 3
-    assert last_conv_layers("late_fusion") == {
-        "vgg16": "vgg16_block5_conv3",
-        "inception_v3": "inception_v3_mixed10",
-    }
+    lasts = {"vgg16": "vgg16_block5_conv3", "inception_v3": "inception_v3_mixed10"}
+    assert last_conv_layers("late_fusion") == lasts
 
 
 MEMBERS = {"vgg16": 512, "inception_v3": 2048}
@@ -213,11 +202,11 @@ def test_every_profile_has_images_that_every_network_takes(profile):
 
 
 def test_recipes_are_of_profiles_and_change_their_settings():
-    settings = {field.name for field in dataclasses.fields(Profile)}
+    settings = {field.name for field in dataclasses.fields(registry.Profile)}
     for architecture in ARCHITECTURES.values():
-        assert set(architecture.recipes) <= {*PROFILES, STUDY.name}
+        assert set(architecture.recipes) <= {*PROFILES, registry.STUDY.name}
         assert all(set(changes) <= settings for changes in architecture.recipes.values())
-        recipe(STUDY, architecture.name)
+        recipe(registry.STUDY, architecture.name)
 
 
 def test_vgg_from_scratch_keeps_the_signal_and_what_differs_between_images(models):
@@ -233,13 +222,9 @@ def test_vgg_from_scratch_keeps_the_signal_and_what_differs_between_images(model
 
 
 def test_batch_norm_follows_quickly_from_scratch(models):
-    momenta = {
-        layer.momentum
-        for model in models.values()
-        for layer in model.layers
-        if isinstance(layer, layers.BatchNormalization)
-    }
-    assert momenta == {0.9}
+    every = [layer for model in models.values() for layer in model.layers]
+    norms = [layer for layer in every if isinstance(layer, layers.BatchNormalization)]
+    assert {layer.momentum for layer in norms} == {0.9}
 
 
 @pytest.mark.parametrize("name", ["custom_cnn", "alexnet", "mobilenet_v2", "late_fusion"])
@@ -331,13 +316,9 @@ def test_bad_arguments_are_refused(arguments, message):
 
 def in_new_process(code, keras_home):
     environment = os.environ | {"KERAS_HOME": str(keras_home), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment | {"https_proxy": "http://127.0.0.1:9"},  # nothing listens there
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment |= {"https_proxy": "http://127.0.0.1:9"}  # nothing listens there
+    options = {"capture_output": True, "text": True, "check": False, "env": environment}
+    return subprocess.run([sys.executable, "-c", code], **options)
 
 
 def test_absent_imagenet_weights_say_where_they_were_looked_for(tmp_path):

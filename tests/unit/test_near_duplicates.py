@@ -1,6 +1,7 @@
 """The search for altered copies: each step by hand, and recall on phantoms and real radiographs."""
 
 import tracemalloc
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageOps
+from tiny_films import encoded
 
 from osteo_utils import near_duplicates
 from osteo_utils.data.audit import SAME_IMAGE, _components, _rotation_scale_shift
@@ -52,14 +54,20 @@ KINDS = {
 }
 
 
-def searched(films):
-    """Similarities of each film with its twin, of each kind in turn, and of all other pairs."""
+def found_among(films):
+    return find_pairs([extract_features(np.asarray(film)) for film in films])
+
+
+def assert_twins_alone_are_found(films):
+    """Search films and a twin of each, made in each way in turn."""
     kinds = list(KINDS.values())
     twins = [kinds[i % len(kinds)](film) for i, film in enumerate(films)]
-    pairs = find_pairs([extract_features(np.asarray(film)) for film in [*films, *twins]])
+    pairs = found_among([*films, *twins])
     of_twins = {pair.a: pair.similarity for pair in pairs if pair.b - pair.a == len(films)}
     others = [pair.similarity for pair in pairs if pair.b - pair.a != len(films)]
-    return np.array([of_twins.get(i, -1) for i in range(len(films))]), max(others, default=-1)
+    found = [of_twins.get(i, -1) >= SAME_IMAGE for i in range(len(films))]
+    assert np.mean(found) >= 0.95, of_twins
+    assert max(others, default=-1) < SAME_IMAGE
 
 
 def phantom(seed, size=160):
@@ -67,51 +75,40 @@ def phantom(seed, size=160):
 
 
 def test_altered_copies_of_phantoms_are_found_and_no_others():
-    twins, others = searched([phantom(seed) for seed in range(2 * len(KINDS))])
-    assert np.mean(twins >= SAME_IMAGE) >= 0.95, twins
-    assert others < SAME_IMAGE
+    assert_twins_alone_are_found([phantom(seed) for seed in range(2 * len(KINDS))])
 
 
 def test_altered_copies_of_real_radiographs_are_found_and_no_others(real_knees):
     paths = list_corpus(real_knees).drop_duplicates("sha256")["path"]
     paths = paths.iloc[:: len(paths) // (3 * len(KINDS))]
-    twins, others = searched([Image.fromarray(read_image(real_knees / path)) for path in paths])
-    assert np.mean(twins >= SAME_IMAGE) >= 0.95, twins
-    assert others < SAME_IMAGE
+    assert_twins_alone_are_found([Image.fromarray(read_image(real_knees / p)) for p in paths])
 
 
 def test_small_copies_do_not_make_strangers_alike(real_knees):
     """Half of the detail is lost on 105 px: compared so, 34 pairs of strangers passed for one."""
     paths = list_corpus(real_knees).drop_duplicates("sha256")["path"].iloc[::4]
     films = [Image.fromarray(read_image(real_knees / path)) for path in paths]
-    small = [
-        extract_features(np.asarray(film.resize((film.width // 2, film.height // 2))))
-        for film in films
-    ]
-    assert max(pair.similarity for pair in find_pairs(small)) < SAME_IMAGE
+    pairs = found_among(KINDS["saved at half the size"](film) for film in films)
+    assert max(pair.similarity for pair in pairs) < SAME_IMAGE
 
 
-def encoded(film, quality):
-    film.save(buffer := BytesIO(), "JPEG", quality=quality)
-    return Image.open(buffer)
+def turned(film, angle, quality):
+    return Image.open(BytesIO(encoded(film.rotate(angle, BILINEAR), "JPEG", quality=quality)))
 
 
 @pytest.mark.parametrize(
-    "copies_of",
+    "alterations",
     [
-        lambda film: [alter(film) for alter in list(KINDS.values())[:12]],
+        list(KINDS.values())[:12],
         # Each has three that are more like it than all others: as many as a film may ask for.
-        lambda film: [
-            encoded(film.rotate(angle, BILINEAR), quality)
-            for angle in (4, 8, 12)
-            for quality in (95, 80, 60, 40)
-        ],
+        [partial(turned, angle=a, quality=q) for a in (4, 8, 12) for q in (95, 80, 60, 40)],
     ],
 )
-def test_twelve_copies_of_one_film_are_one_group(copies_of):
+def test_twelve_copies_of_one_film_are_one_group(alterations):
     film = phantom(0)
-    films = [film, *copies_of(film), *(phantom(seed) for seed in range(1, 6))]
-    pairs = find_pairs([extract_features(np.asarray(each)) for each in films])
+    copies = [alter(film) for alter in alterations]
+    films = [film, *copies, *(phantom(seed) for seed in range(1, 6))]
+    pairs = found_among(films)
     twins = [(pair.a, pair.b) for pair in pairs if pair.similarity >= SAME_IMAGE]
     groups = _components(pd.DataFrame(twins, columns=["a", "b"]), len(films))
     assert groups.tolist() == [0] * 13 + [1, 2, 3, 4, 5]
@@ -132,19 +129,17 @@ def test_twelve_copies_of_one_film_are_one_group(copies_of):
 def test_what_was_done_to_a_copy_is_told(alter, rotation, scale, shift, mirrored, inverted):
     """As what has to be done to the copy, so that it lies on the original."""
     film = phantom(3, 200)
-    (pair,) = find_pairs([extract_features(np.asarray(each)) for each in (film, alter(film))])
+    (pair,) = found_among([film, alter(film)])
     assert (pair.a, pair.b, pair.mirrored, pair.inverted) == (0, 1, mirrored, inverted)
     assert pair.similarity > 0.95
     sizes = (np.array(each.size, float) for each in (film, alter(film)))
-    assert _rotation_scale_shift(pair, *sizes) == pytest.approx(
-        (rotation, scale, shift), abs=0.02 + rotation**2
-    )
+    expected = pytest.approx((rotation, scale, shift), abs=0.02 + rotation**2)
+    assert _rotation_scale_shift(pair, *sizes) == expected
 
 
 def test_a_rotation_is_told_in_degrees_of_the_film_though_it_is_not_square():
     film = phantom(3, 200).resize((160, 240))
-    turned = film.rotate(10, BILINEAR)
-    (pair,) = find_pairs([extract_features(np.asarray(each)) for each in (film, turned)])
+    (pair,) = found_among([film, film.rotate(10, BILINEAR)])
     rotation, scale, _ = _rotation_scale_shift(pair, *[np.array(film.size, float)] * 2)
     assert rotation == pytest.approx(-10, abs=0.3)
     assert scale == pytest.approx(1, abs=0.01)

@@ -14,20 +14,12 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from osteo_utils.phantom import (
-    MARKER_STYLES,
-    MASKS,
-    T_SCORE_RANGE,
-    Anatomy,
-    Setting,
-    sample_anatomy,
-    sample_setting,
-    simulate_knee,
-)
+from osteo_utils import phantom
+from osteo_utils.phantom import MASKS, Setting, sample_setting, simulate_knee
 from osteo_utils.registry import class_of_t_score
 
 PLAIN = Setting(noise=0.0)
-BODY = Anatomy()
+BODY = phantom.Anatomy()
 
 
 def knee(t_score, size=128, seed=0, setting=PLAIN, anatomy=BODY):
@@ -42,7 +34,7 @@ def strut_energy(image, vertical, mask):
 
 @settings(max_examples=15, deadline=None)
 @given(
-    t_score=st.floats(*T_SCORE_RANGE),
+    t_score=st.floats(*phantom.T_SCORE_RANGE),
     size=st.integers(32, 150),
     seed=st.integers(0, 2**32 - 1),
 )
@@ -63,10 +55,8 @@ def test_any_knee_is_whole(t_score, size, seed):
 
 
 def test_facts_hold_everything_drawn():
-    setting, anatomy = (
-        sample_setting(np.random.default_rng(1)),
-        sample_anatomy(np.random.default_rng(2)),
-    )
+    setting = sample_setting(np.random.default_rng(1))
+    anatomy = phantom.sample_anatomy(np.random.default_rng(2))
     facts = knee(-1.0, setting=setting, anatomy=anatomy).facts
     assert asdict(setting).items() <= facts.items()
     assert asdict(anatomy).items() <= facts.items()
@@ -113,17 +103,14 @@ def test_cortex_thins_and_fractions_fall():
 def test_horizontal_trabeculae_go_first():
     strong, weak = knee(0.5, 224), knee(-3.5, 224)
     inside = weak.masks["trabecular"] & strong.masks["trabecular"]
-    left = {
-        vertical: strut_energy(weak.image, vertical, inside)
-        / strut_energy(strong.image, vertical, inside)
-        for vertical in (True, False)
-    }
+    left = {}
+    for vertical in (True, False):
+        energies = [strut_energy(each.image, vertical, inside) for each in (weak, strong)]
+        left[vertical] = energies[0] / energies[1]
     assert left[False] < 0.7 * left[True]
     facts = strong.facts, weak.facts
-    vertical, horizontal = (
-        facts[1][f"{name}_fraction"] / facts[0][f"{name}_fraction"]
-        for name in ("vertical", "horizontal")
-    )
+    names = ("vertical_fraction", "horizontal_fraction")
+    vertical, horizontal = (facts[1][name] / facts[0][name] for name in names)
     assert horizontal < 0.5 * vertical
 
 
@@ -159,7 +146,7 @@ def test_collimation_blackens_the_border_and_clips_the_masks():
     assert open_field.masks["cortex"][-20:].any()
 
 
-@pytest.mark.parametrize("style", MARKER_STYLES)
+@pytest.mark.parametrize("style", phantom.MARKER_STYLES)
 def test_marker_is_where_the_setting_says(style):
     setting = replace(PLAIN, marker_style=style, marker_x=0.1, marker_y=0.15)
     plain, marked = knee(-1.0), knee(-1.0, setting=setting)
@@ -175,7 +162,7 @@ def test_sampled_settings_vary_and_keep_the_side_asked_for():
     rng = np.random.default_rng(0)
     drawn = [sample_setting(rng) for _ in range(60)]
     assert {s.side for s in drawn} == {"L", "R"}
-    assert {s.marker_style for s in drawn} == set(MARKER_STYLES)
+    assert {s.marker_style for s in drawn} == set(phantom.MARKER_STYLES)
     assert {sample_setting(rng, "R").side for _ in range(5)} == {"R"}
 
 
@@ -220,9 +207,8 @@ def test_histogram_tells_far_less_than_texture():
     t_scores = rng.normal(-1.6, 1.5, 240).clip(-5, 3)
     images = [simulate_knee(float(t), rng, 96).image for t in t_scores]
     labels = class_of_t_score(t_scores + rng.normal(0, 0.25, 240))
-    model = make_pipeline(
-        StandardScaler(), LogisticRegression(C=0.3, class_weight="balanced", max_iter=2000)
-    )
+    regression = LogisticRegression(C=0.3, class_weight="balanced", max_iter=2000)
+    model = make_pipeline(StandardScaler(), regression)
     tables = {
         "histogram": [np.histogram(i, 32, (0, 256))[0] / i.size for i in images],
         "mean and spread": [(i.mean(), i.std()) for i in images],

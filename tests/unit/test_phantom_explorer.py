@@ -52,11 +52,8 @@ def test_bytes_hold_the_layers_of_the_phantom_to_half_a_level(widget):
     assert tuple(sent) == Layers._fields
     for level, (name, counts) in zip(content["levels"], sent.items(), strict=True):
         layer = np.asarray(getattr(true, name), float)
-        seen = (
-            (layer > -2.9) & (layer < 25.9)
-            if name in ("femur", "tibia", "fibula")
-            else layer > -1.2
-        )
+        bone = name in ("femur", "tibia", "fibula")
+        seen = (layer > -2.9) & (layer < 25.9) if bone else layer > -1.2
         np.testing.assert_allclose(level * counts[seen], layer[seen], atol=0.51 * level)
 
 

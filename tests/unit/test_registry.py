@@ -3,20 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from osteo_utils import registry
 from osteo_utils.errors import CourseError
-from osteo_utils.registry import (
-    CLASS_COLOURS,
-    CLASS_NAMES,
-    PROFILES,
-    SALIENCY_METHODS,
-    SCORES,
-    class_index,
-    class_of_t_score,
-    get_architecture,
-    get_profile,
-    known_name,
-    recipe,
-)
+from osteo_utils.registry import PROFILES, class_of_t_score, get_architecture, get_profile, recipe
 
 
 @pytest.mark.parametrize(
@@ -31,7 +20,7 @@ from osteo_utils.registry import (
     ],
 )
 def test_thresholds_of_the_who(t_score, name):
-    assert CLASS_NAMES[class_of_t_score(t_score)] == name
+    assert registry.CLASS_NAMES[class_of_t_score(t_score)] == name
 
 
 def test_t_scores_keep_their_shape():
@@ -46,14 +35,15 @@ def test_a_t_score_that_is_no_number_is_refused(bad):
 
 
 def test_class_index_takes_any_case_and_space():
-    assert [class_index(name) for name in ("normal", "OSTEOPENIA", " Osteoporosis ")] == [0, 1, 2]
-    assert set(CLASS_COLOURS) == set(CLASS_NAMES)
+    names = ("normal", "OSTEOPENIA", " Osteoporosis ")
+    assert [registry.class_index(name) for name in names] == [0, 1, 2]
+    assert set(registry.CLASS_COLOURS) == set(registry.CLASS_NAMES)
 
 
 @pytest.mark.parametrize("bad", ["", "osteo", "Normal 1"])
 def test_an_unknown_class_is_refused(bad):
     with pytest.raises(ValueError, match="expected one of Normal, Osteopenia, Osteoporosis"):
-        class_index(bad)
+        registry.class_index(bad)
 
 
 def test_profiles_grow_and_know_their_names():
@@ -84,15 +74,19 @@ def test_an_unknown_profile_is_refused():
         get_profile("fast")
 
 
+def known(kind, names):
+    return lambda name: registry.known_name(kind, name, names)
+
+
 @pytest.mark.parametrize(
     ("look_up", "wrong", "right"),
     [
         (get_profile, "quik", "quick"),
         (get_architecture, "ResNet-50", "resnet50"),
         (get_architecture, "vgg16+inceptionv3", "inception_v3"),
-        (lambda name: known_name("method", name, SALIENCY_METHODS), "gradcam++", "grad_cam"),
-        (lambda name: known_name("score", name, SCORES), "Balanced accuracy", "balanced_accuracy"),
-        (lambda name: known_name("class", name, CLASS_NAMES), "osteopenie", "Osteopenia"),
+        (known("method", registry.SALIENCY_METHODS), "gradcam++", "grad_cam"),
+        (known("score", registry.SCORES), "Balanced accuracy", "balanced_accuracy"),
+        (known("class", registry.CLASS_NAMES), "osteopenie", "Osteopenia"),
     ],
 )
 def test_of_an_unknown_name_the_closest_known_one_is_told(look_up, wrong, right):

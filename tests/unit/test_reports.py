@@ -53,14 +53,9 @@ def course(tmp_path):
     made = {"settings": {}, "best_possible": {"balanced_accuracy": 0.9}}
     (root / "corpus.json").write_text(json.dumps(made))
     (root / "truth.csv").touch()
-    table = pd.DataFrame(
-        {
-            "path": [f"{CLASS_NAMES[label]}/{i}.png" for i, label in enumerate(labels)],
-            "label": labels,
-            "group": [f"p{i:02d}" for i in range(18)],
-            "part": np.repeat(PARTS, 6),
-        }
-    )
+    paths = [f"{CLASS_NAMES[label]}/{i}.png" for i, label in enumerate(labels)]
+    table = pd.DataFrame({"path": paths, "label": labels, "part": np.repeat(PARTS, 6)})
+    table["group"] = [f"p{i:02d}" for i in range(18)]
     for path in table["path"]:
         Image.fromarray(rng.integers(0, 256, (32, 32), dtype=np.uint8)).save(root / path)
     digests = [hashlib.sha256((root / path).read_bytes()).hexdigest() for path in table["path"]]
@@ -85,15 +80,9 @@ def made(course):
         by_class = {f"{s}_{c}": score for s in SCORES for c in ("normal", "osteopenia")}
         by_class |= {f"{s}_osteoporosis": dict.fromkeys(score) for s in SCORES}
         metrics = {"test": {"balanced_accuracy": score, **by_class}}
-        history = pd.DataFrame(
-            {
-                "epoch": [1, 2, 3],
-                "loss": [1.0, 0.8, 0.6],
-                "val_loss": [1.1, 0.9, 1.0],
-                "val_accuracy": [0.3, 0.5, 0.4],
-                "stage": stages,
-            }
-        )
+        losses = {"loss": [1.0, 0.8, 0.6], "val_loss": [1.1, 0.9, 1.0]}
+        history = pd.DataFrame({"epoch": [1, 2, 3], "stage": stages} | losses)
+        history["val_accuracy"] = [0.3, 0.5, 0.4]
         facts = {"rows": rows, "metrics": metrics, "history": history}
         facts |= {"split_hash": hash_of or split_hash(table), "preprocessing": "0..1"}
         facts |= {"parameters": 55, "epochs_run": 3, "best_epoch": 2, "seconds": 1.5}
@@ -115,9 +104,8 @@ def test_classification_table_has_scores_intervals_and_numbers_of_films(made):
 
 def test_scores_are_written_with_their_interval():
     assert evaluate.with_interval({"value": 0.8, "low": 0.7, "high": 0.9}) == "0.80 (0.70 to 0.90)"
-    assert evaluate.with_interval({"value": 0.8, "low": None, "high": None}).endswith(
-        "(no interval)"
-    )
+    unknown = {"value": 0.8, "low": None, "high": None}
+    assert evaluate.with_interval(unknown).endswith("(no interval)")
     assert evaluate.with_interval(dict.fromkeys(("value", "low", "high"))) == "not measurable"
 
 
@@ -142,9 +130,8 @@ def test_show_training_tells_what_the_runs_say(made, course, page, monkeypatch):
     assert reports.show_training(course, "tiny") == both
     assert len(page["tables"]) == 2
     assert page["tables"][0].data["seed"].tolist() == [0, 1]
-    assert page["tables"][1].data["recall"].tolist() == ["0.70 (0.50 to 0.90)"] * 2 + [
-        "not measurable"
-    ]
+    recalls = ["0.70 (0.50 to 0.90)"] * 2 + ["not measurable"]
+    assert page["tables"][1].data["recall"].tolist() == recalls
     (verdict,) = page["say"]
     assert "mean of 2 seeds: **0.75**, 0.10 from the worst seed to the best" in verdict
     assert "Chance is 0.33 and the model is 0.42 above it" in verdict
@@ -179,9 +166,7 @@ def test_flat_maps_are_counted_and_not_drawn(made, course, page, monkeypatch):
     assert "For 3 of the 3 films the map is flat" in page["say"][0]
     assert "none of them has a map" in page["alt"][0]
     with pytest.raises(ValueError, match="nowhere"):
-        reports.maps_or_none(
-            silent, np.zeros((1, 32, 32, 1), np.uint8), np.zeros(1, int), "nowhere"
-        )
+        reports.maps_or_none(silent, np.zeros((1, 32, 32, 1), np.uint8), [0], "nowhere")
 
 
 def test_a_run_on_another_split_is_refused(made, course):
@@ -202,35 +187,27 @@ def test_show_cost_returns_the_numbers(page):
 
 def three_columns():
     """Maps of 1 x 2 regions of two films: A has a flat one, B none, C has nothing else."""
-    maps = {
-        "A": [[[1, 3]], [[np.nan, np.nan]]],
-        "B": [[[0, 8]], [[2, 4]]],
-        "C": [[[np.nan, np.nan]]] * 2,
-    }
+    flat = [[np.nan, np.nan]]
+    maps = {"A": [[[1, 3]], flat], "B": [[[0, 8]], [[2, 4]]], "C": [flat, flat]}
     return [reports.MapColumn(t, np.array(m, float), ["Normal", ""]) for t, m in maps.items()]
 
 
 def drawn(fig):
     """What lies over the films, row by row: values in shares of the scale, or the words."""
+
+    def seen(ax):
+        if not ax.images:
+            return ax.texts[-1].get_text()
+        return ax.images[1].norm(ax.images[1].get_array()).round(3).tolist()[0]
+
     panels = [ax for ax in fig.axes if ax.get_label() != "<colorbar>"]
-    rows = [panels[:4], panels[4:]]
-    return [
-        [
-            (ax.images[1].norm(ax.images[1].get_array()).round(3).tolist()[0])
-            if ax.images
-            else ax.texts[-1].get_text()
-            for ax in row[1:]
-        ]
-        for row in rows
-    ]
+    return [[seen(ax) for ax in row] for row in (panels[1:4], panels[5:])]
 
 
 def test_map_table_scales_each_column_by_its_own_largest_value():
     fig = reports.map_table(np.zeros((2, 8, 8), np.uint8), three_columns(), ["right", "wrong"])
-    assert drawn(fig) == [
-        [[0.333, 1.0], [0.0, 1.0], "flat map"],
-        ["flat map", [0.25, 0.5], "flat map"],
-    ]
+    flat = "flat map"
+    assert drawn(fig) == [[[0.333, 1.0], [0.0, 1.0], flat], [flat, [0.25, 0.5], flat]]
     titles = [ax.get_title() for ax in fig.axes[1:4]]
     assert titles == ["A\n0 to 3\nNormal", "B\n0 to 8\nNormal", "C\nall flat\nNormal"]
 

@@ -6,19 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from osteo_utils import runs
 from osteo_utils.fingerprint import network_digests
 from osteo_utils.networks.models import build
 from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import CLASS_NAMES
-from osteo_utils.runs import (
-    RunError,
-    installed_versions,
-    is_complete,
-    probabilities,
-    read_run,
-    run_folder,
-    write_run,
-)
+from osteo_utils.runs import RunError, is_complete, probabilities, read_run, write_run
 
 
 def network(shape, last):
@@ -28,26 +21,13 @@ def network(shape, last):
 
 
 def contents():
+    paths = [f"OS Collected Data/Normal/Normal {i}.jpg" for i in range(6)]
+    predictions = pd.DataFrame({"path": paths, "group": ["007"] * 3 + ["008"] * 3})
+    predictions = predictions.assign(part=["validation", "test"] * 3, label=[0, 1, 2] * 2)
     p = np.random.default_rng(0).dirichlet([1, 1, 1], 6)
-    predictions = pd.DataFrame(
-        {
-            "path": [f"OS Collected Data/Normal/Normal {i}.jpg" for i in range(6)],
-            "group": ["007"] * 3 + ["008"] * 3,
-            "part": ["validation", "test"] * 3,
-            "label": [0, 1, 2] * 2,
-            "p_normal": p[:, 0],
-            "p_osteopenia": p[:, 1],
-            "p_osteoporosis": p[:, 2],
-        }
-    )
-    info = {
-        "class_names": list(CLASS_NAMES),
-        "model": "custom_cnn",
-        "preprocessing": "0..1",
-        "image_size": 8,
-        "seed": 0,
-        "split_hash": "a" * 64,
-    }
+    predictions[["p_normal", "p_osteopenia", "p_osteoporosis"]] = p
+    info = {"class_names": list(CLASS_NAMES), "model": "custom_cnn", "preprocessing": "0..1"}
+    info |= {"image_size": 8, "seed": 0, "split_hash": "a" * 64}
     model = network((8, 8, 1), keras.layers.Dense(3, activation="softmax"))
     history = pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5], "val_loss": [1.1, 0.9]})
     metrics = {"test": {"accuracy": {"value": 0.5, "low": 0.2, "high": 0.8}}}
@@ -56,7 +36,7 @@ def contents():
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    folder = run_folder(tmp_path_factory.mktemp("runs"), "simulated", "smoke", "custom_cnn", 0)
+    folder = runs.run_folder(tmp_path_factory.mktemp("runs"), "simulated", "smoke", "custom_cnn", 0)
     write_run(folder, *contents())
     return folder
 
@@ -84,12 +64,14 @@ def test_nothing_temporary_is_left(folder):
     assert names == wanted
 
 
-def test_run_json_is_written_last(tmp_path):
+@pytest.mark.parametrize("trained_before", [False, True])
+def test_run_json_is_written_last_and_no_folder_is_a_mixture(tmp_path, folder, trained_before):
     info, model, predictions, _, history = contents()
+    place = folder if trained_before else tmp_path / "new"
     with pytest.raises(TypeError):
-        write_run(tmp_path, info, model, predictions, {"test": object()}, history)
-    assert not is_complete(tmp_path)
-    assert (tmp_path / "model.keras").exists()
+        write_run(place, info, model, predictions, {"test": object()}, history)
+    assert not is_complete(place)
+    assert (place / "model.keras").exists()
 
 
 def test_each_run_has_a_folder_of_its_own(written):
@@ -97,37 +79,23 @@ def test_each_run_has_a_folder_of_its_own(written):
     assert written.relative_to(runs).as_posix() == "simulated/smoke/custom_cnn/seed0"
 
 
+def edit_table(edit):
+    def change(folder):
+        table = edit(pd.read_csv(folder / "predictions.csv"))
+        table.to_csv(folder / "predictions.csv", index=False)
+
+    return change
+
+
 def damage_table(column, value):
+    return edit_table(lambda t: t.assign(**{column: [t[column][0], value, *t[column][2:]]}))
+
+
+def set_info(*lacking, **changes):
     def change(folder):
-        table = pd.read_csv(folder / "predictions.csv")
-        table[column] = table[column].astype(object)
-        table.loc[1, column] = value
-        table.to_csv(folder / "predictions.csv", index=False)
-
-    return change
-
-
-def drop(column):
-    def change(folder):
-        table = pd.read_csv(folder / "predictions.csv").drop(columns=column)
-        table.to_csv(folder / "predictions.csv", index=False)
-
-    return change
-
-
-def edit_info(**changes):
-    def change(folder):
-        info = json.loads((folder / "run.json").read_text())
-        info = {k: v for k, v in (info | changes).items() if v is not None}
+        info = json.loads((folder / "run.json").read_text()) | changes
+        info = {key: value for key, value in info.items() if key not in lacking}
         (folder / "run.json").write_text(json.dumps(info))
-
-    return change
-
-
-def set_info(**changes):
-    def change(folder):
-        info = json.loads((folder / "run.json").read_text())
-        (folder / "run.json").write_text(json.dumps(info | changes))
 
     return change
 
@@ -146,9 +114,9 @@ def remove(name):
         (remove("run.json"), r"run\.json.*Train it first"),
         (rewrite("run.json", '{"model": '), r"run\.json: expected JSON"),
         (rewrite("run.json", "[]"), "JSON object"),
-        (edit_info(seed=None), "expected seed to be of type int, found no such key"),
-        (edit_info(class_names=list(CLASS_NAMES[::-1])), "class order"),
-        (edit_info(split_hash="b" * 64), "on the split aaaaaaaaaaaa, found one on bbbbbbbbbbbb"),
+        (set_info("seed"), "expected seed to be of type int, found no such key"),
+        (set_info(class_names=list(CLASS_NAMES[::-1])), "class order"),
+        (set_info(split_hash="b" * 64), "on the split aaaaaaaaaaaa, found one on bbbbbbbbbbbb"),
         (set_info(seed=None), "expected seed to be of type int, found None"),
         (set_info(seed="abc"), "expected seed to be of type int, found 'abc'"),
         (set_info(image_size=True), "expected image_size to be of type int, found True"),
@@ -164,7 +132,7 @@ def remove(name):
         (remove("metrics.json"), r"metrics\.json: expected this file"),
         (remove("predictions.csv"), r"predictions\.csv: expected this file"),
         (rewrite("predictions.csv", ""), "expected a table"),
-        (drop("p_normal"), "found none named p_normal"),
+        (edit_table(lambda t: t.drop(columns="p_normal")), "found none named p_normal"),
         (damage_table("p_normal", 0.9999), "line 3.*sum to 1"),
         (damage_table("p_normal", np.nan), "line 3"),
         (damage_table("p_normal", np.inf), "line 3"),
@@ -209,9 +177,8 @@ def test_a_network_that_was_read_with_a_list_of_one_input_takes_films_as_they_ar
     tmp_path, recwarn
 ):
     info, model, predictions, metrics, history = contents()
-    write_run(
-        tmp_path, info, keras.Model([model.input], model.output), predictions, metrics, history
-    )
+    listed = keras.Model([model.input], model.output)
+    write_run(tmp_path, info, listed, predictions, metrics, history)
     films = np.zeros((2, 8, 8, 1), np.uint8)
     assert load_model(read_run(tmp_path))(films, training=False).shape == (2, 3)
     assert [str(each.message) for each in recwarn if "structure" in str(each.message)] == []
@@ -253,9 +220,8 @@ def test_a_network_of_the_registry_is_built_by_name_and_only_its_numbers_are_rea
     monkeypatch.setattr(keras.models, "load_model", None)  # would fail if layers were read
     loaded = load_model(read_run(tmp_path))
     films = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1), np.uint8)
-    np.testing.assert_allclose(
-        loaded.predict_on_batch(films), model.predict_on_batch(films), atol=1e-6
-    )
+    answers = [each.predict_on_batch(films) for each in (loaded, model)]
+    np.testing.assert_allclose(*answers, atol=1e-6)
     assert capsys.readouterr().err == ""
 
 
@@ -270,13 +236,6 @@ def test_a_network_that_the_registry_builds_otherwise_by_now_is_read_from_its_fi
     assert "No network of this course as it is now" in capsys.readouterr().err
 
 
-def test_between_two_trainings_a_folder_is_unfinished_and_never_a_mixture(folder):
-    info, model, predictions, _, history = contents()
-    with pytest.raises(TypeError):
-        write_run(folder, info, model, predictions, {"test": object()}, history)
-    assert not is_complete(folder)
-
-
 def test_versions_are_those_of_the_packages_that_are_there():
-    found = installed_versions(["keras", "no-such-package"])
+    found = runs.installed_versions(["keras", "no-such-package"])
     assert found == {"keras": keras.__version__}

@@ -8,17 +8,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from osteo_utils.data import splits
 from osteo_utils.data.audit import audit
 from osteo_utils.data.corpus import list_corpus
-from osteo_utils.data.splits import (
-    PARTS,
-    SplitError,
-    check_split,
-    make_split,
-    read_split,
-    split_hash,
-    write_split,
-)
+from osteo_utils.data.splits import SplitError, make_split, read_split, split_hash, write_split
 from osteo_utils.store import rows_digest
 
 
@@ -38,12 +31,15 @@ def patients(number, seed=0):
 
 
 def shares(split):
-    return pd.crosstab(split["part"], split["label"], normalize="columns").loc[list(PARTS)]
+    return pd.crosstab(split["part"], split["label"], normalize="columns").loc[list(splits.PARTS)]
+
+
+SPLIT = make_split(patients(24))
 
 
 @pytest.fixture
 def split():
-    return make_split(patients(24))
+    return SPLIT.copy()
 
 
 # Dealing
@@ -60,7 +56,7 @@ def test_patients_are_dealt_whole_and_by_class(number):
 
 def test_single_images_are_dealt_to_the_nearest_image():
     split = make_split(table(range(300), np.repeat([0, 1, 2], [50, 150, 100])))
-    counts = pd.crosstab(split["part"], split["label"]).loc[list(PARTS)]
+    counts = pd.crosstab(split["part"], split["label"]).loc[list(splits.PARTS)]
     assert counts.to_numpy().tolist() == [[30, 90, 60], [10, 30, 20], [10, 30, 20]]
 
 
@@ -80,7 +76,7 @@ def test_no_group_ever_crosses(groups, seed):
     # A part misses its share by no more than about the largest group.
     largest = 2 * images.groupby("group").size().max() + 2
     expected = np.array([0.6, 0.2, 0.2]) * len(images)
-    found = split["part"].value_counts().reindex(PARTS, fill_value=0).to_numpy()
+    found = split["part"].value_counts().reindex(splits.PARTS, fill_value=0).to_numpy()
     assert np.abs(found - expected).max() <= largest + 0.05 * len(images)
 
 
@@ -128,50 +124,27 @@ def test_sets_that_cannot_be_split_are_refused(images, words):
         make_split(images)
 
 
-def crossing(split):
-    split.loc[split["group"] == 0, "part"] = ["train", "test"]
-
-
-def other_part(split):
-    split.loc[0, "part"] = "holdout"
-
-
-def other_label(split):
-    split.loc[0, "label"] = 3
-
-
-def path_twice(split):
-    split.loc[1, "path"] = split.loc[0, "path"]
-
-
-def content_twice(split):
-    split.loc[1, "sha256"] = split.loc[40, "sha256"]
-
-
-def class_missing(split):
-    split.loc[(split["part"] == "test") & (split["label"] == 2), "label"] = 1
-
-
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("rows", "column", "value", "words"),
     [
-        (crossing, "found group 0 in train and test"),
-        (other_part, "holdout"),
-        (other_label, "3"),
-        (path_twice, "each path once"),
-        (content_twice, "each content once"),
-        (class_missing, "no Osteoporosis in test"),
+        (SPLIT["group"] == 0, "part", ["train", "test"], "found group 0 in train and test"),
+        (0, "part", "holdout", "holdout"),
+        (0, "label", 3, "3"),
+        (1, "path", SPLIT["path"][0], "each path once"),
+        (1, "sha256", SPLIT["sha256"][40], "each content once"),
+        ((SPLIT["part"] == "test") & (SPLIT["label"] == 2), "label", 1, "no Osteoporosis in test"),
     ],
+    ids=["crossing", "part", "label", "path twice", "content twice", "no class"],
 )
-def test_invalid_splits_are_refused(split, spoil, words):
-    spoil(split)
+def test_invalid_splits_are_refused(split, rows, column, value, words):
+    split.loc[rows, column] = value
     with pytest.raises(SplitError, match=words):
-        check_split(split)
+        splits.check_split(split)
 
 
 def test_a_missing_column_is_named(split):
     with pytest.raises(SplitError, match="group"):
-        check_split(split.drop(columns="group"))
+        splits.check_split(split.drop(columns="group"))
 
 
 # Writing and reading
@@ -237,29 +210,28 @@ def tampered(path):
     path.write_text("\n".join([lines[0], ",".join(first), ",".join(other), *lines[3:]]))
 
 
-def other_content(path):
-    path.write_text(path.read_text().replace("0.png\n", "1.png\n", 1))
+def replaced(old, new):
+    return lambda path: path.write_text(path.read_text().replace(old, new, 1))
+
+
+def written(suffix, text):
+    return lambda path: path.with_suffix(suffix).write_text(text)
 
 
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
         (tampered, r"split\.csv: expected .*, found one that was changed since"),
-        (other_content, r"each content once"),
-        (lambda path: path.write_text(path.read_text().replace("0.png\n", "x\n", 1)), "changed"),
+        (replaced("0.png\n", "1.png\n"), r"each content once"),
+        (replaced("0.png\n", "x\n"), "changed"),
         (lambda path: path.unlink(), r"expected a split"),
-        (lambda path: path.write_text(""), r"expected a split"),
-        (lambda path: path.write_text("path,part\na,train\n"), "found none named label, group"),
+        (written(".csv", ""), r"expected a split"),
+        (written(".csv", "path,part\na,train\n"), "found none named label, group"),
         (lambda path: path.with_suffix(".json").unlink(), r"split\.json"),
-        (lambda path: path.with_suffix(".json").write_text("{}"), r"split\.json"),
-        (lambda path: path.with_suffix(".json").write_text("[]"), r"split\.json"),
-        (lambda path: path.with_suffix(".json").write_text("{"), r"split\.json"),
-        (
-            lambda path: path.with_suffix(".json").write_text(
-                '{"split_hash": "0", "films": "0", "rows": "0"}'
-            ),
-            "changed",
-        ),
+        (written(".json", "{}"), r"split\.json"),
+        (written(".json", "[]"), r"split\.json"),
+        (written(".json", "{"), r"split\.json"),
+        (written(".json", '{"split_hash": "0", "films": "0", "rows": "0"}'), "changed"),
         (lambda path: path.write_bytes(b"\xff\xfe\x00"), r"expected a split"),
     ],
 )

@@ -29,9 +29,8 @@ def write(part):
 def killed_within(function, target):
     """Start a writer, kill it -9 while it writes."""
     code = SLOW.format(function=function)
-    writer = subprocess.Popen(
-        [sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", code, str(target)]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert writer.stdout.readline() == "begun\n"
     writer.send_signal(signal.SIGKILL)
     writer.wait()

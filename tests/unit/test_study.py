@@ -53,9 +53,8 @@ def test_shipped_intervals_are_those_of_the_shipped_predictions(predictions, shi
     ours = (predictions["model"] == "resnet50") & (predictions["seed"] == 1)
     theirs = (shipped_scores["model"] == "resnet50") & (shipped_scores["seed"] == 1)
     again = study.scores_of(predictions[ours], 1)
-    pd.testing.assert_frame_equal(
-        again, shipped_scores[theirs][again.columns].reset_index(drop=True), atol=1e-5
-    )
+    shipped = shipped_scores.loc[theirs, again.columns].reset_index(drop=True)
+    pd.testing.assert_frame_equal(again, shipped, atol=1e-5)
 
 
 def test_every_network_is_there_with_its_seeds(records):
@@ -94,9 +93,7 @@ def test_all_saw_the_same_films_at_one_size_in_published_width(records, predicti
 
 
 def test_every_interval_lies_above_chance(shipped_scores):
-    rows = shipped_scores[
-        (shipped_scores["part"] == "test") & (shipped_scores["score"] == "balanced_accuracy")
-    ]
+    rows = shipped_scores.query("part == 'test' and score == 'balanced_accuracy'")
     assert (rows["low"] > 1 / 3).all()
 
 
@@ -119,13 +116,9 @@ def test_the_study_ships_small():
 def inputs(tmp_path):
     """Twelve films of noise in each part, packed."""
     rng = np.random.default_rng(0)
-    rows = {
-        "path": [f"{i}.png" for i in range(36)],
-        "label": np.tile([0, 1, 2], 12),
-        "group": [f"p{i}" for i in range(36)],
-        "part": np.repeat(["train", "validation", "test"], 12),
-        "sha256": [f"{i:064x}" for i in range(36)],
-    }
+    rows = {"path": [f"{i}.png" for i in range(36)], "label": np.tile([0, 1, 2], 12)}
+    rows |= {"group": [f"p{i}" for i in range(36)], "part": np.repeat(study.PARTS, 12)}
+    rows |= {"sha256": [f"{i:064x}" for i in range(36)]}
     folder = tmp_path / "inputs"
     folder.mkdir()
     study.write_split(pd.DataFrame(rows), folder / "split.csv")
@@ -155,9 +148,8 @@ def test_a_small_study_runs_from_packed_films_to_tables(inputs, tmp_path, capsys
 def test_films_of_another_split_are_refused(inputs):
     with np.load(inputs / "films.npz") as films:
         np.savez(inputs / "films.npz", **{**films, "films": np.array("others")})
-    with pytest.raises(
-        SplitError, match=r"the films that were split, found others\. Pack them again"
-    ):
+    told = r"the films that were split, found others\. Pack them again"
+    with pytest.raises(SplitError, match=told):
         study.read_inputs(inputs)
 
 
@@ -183,8 +175,7 @@ def test_a_fusion_whose_member_failed_is_not_begun(tmp_path, monkeypatch):
     monkeypatch.setattr(
         study.subprocess, "run", lambda command, **_: begun.append(command[5]) or failed
     )
+    models = ["vgg16", "late_fusion"]
     with pytest.raises(SystemExit, match="vgg16, late_fusion: not finished"):
-        study.train_side_by_side(
-            tmp_path / "in", tmp_path / "runs", ["vgg16", "late_fusion"], [0], 1
-        )
+        study.train_side_by_side(tmp_path / "in", tmp_path / "runs", models, [0], 1)
     assert begun == ["vgg16"]

@@ -48,20 +48,13 @@ def data():
     rng = np.random.default_rng(0)
     labels = np.tile([0, 1, 2], 20)
     part = np.repeat(PARTS, [36, 12, 12])
-    wave = np.sin(
-        np.arange(32) * np.array([0.3, 1.0, 2.0])[labels, None] + rng.normal(size=(60, 1))
-    )
+    frequency = np.array([0.3, 1.0, 2.0])[labels, None]
+    wave = np.sin(np.arange(32) * frequency + rng.normal(size=(60, 1)))
     images = 120 + 60 * wave[:, None, :] + rng.normal(0, 10, (60, 32, 32))
     images = images.clip(0, 255).astype(np.uint8)[..., None]
-    split = pd.DataFrame(
-        {
-            "path": [f"Normal {i}.png" for i in range(60)],
-            "label": labels,
-            "group": [f"{i // 3:02d}" for i in range(60)],
-            "part": part,
-            "sha256": [f"{i:064d}" for i in range(60)],
-        }
-    )
+    split = pd.DataFrame({"path": [f"Normal {i}.png" for i in range(60)], "label": labels})
+    split = split.assign(group=[f"{i // 3:02d}" for i in range(60)], part=part)
+    split["sha256"] = [f"{i:064d}" for i in range(60)]
     return {p: (images[part == p], labels[part == p]) for p in PARTS}, split
 
 
@@ -92,13 +85,34 @@ def train(data, folder, seed=0, profile=SMALL, name="tiny", **kwargs):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return tmp_path_factory.mktemp("whole") / "seed0"
+    """Where finished runs lie: a second training of one returns it as it is."""
+    return tmp_path_factory.mktemp("finished")
 
 
 @pytest.fixture
 def whole(data, finished):
     """A finished run, made once."""
-    return train(data, finished)
+    return train(data, finished / "seed0")
+
+
+def assert_same_history(found, expected, *more, rtol=1e-4):
+    shown = ["epoch", "loss", "val_loss", "learning_rate", *more]
+    pd.testing.assert_frame_equal(found.history[shown], expected.history[shown], rtol=rtol)
+
+
+def assert_same_answers(found, expected):
+    p, q = (runs.probabilities(run.predictions) for run in (found, expected))
+    np.testing.assert_allclose(p, q, atol=1e-4)
+
+
+def report_losses(monkeypatch, losses):
+    """Let the validation find these losses, one an epoch."""
+    original = training._Keeper.on_epoch_end
+
+    def on_epoch_end(self, epoch, logs=None):
+        original(self, epoch, logs | {"val_loss": losses[epoch]})
+
+    monkeypatch.setattr(training._Keeper, "on_epoch_end", on_epoch_end)
 
 
 def test_run_folder_is_whole_and_says_what_it_is(data, whole):
@@ -108,7 +122,7 @@ def test_run_folder_is_whole_and_says_what_it_is(data, whole):
     assert run.history["epoch"].tolist() == [1, 2, 3, 4]
     assert {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"} <= set(run.history)
     assert run.info["best_epoch"] == run.history["val_loss"].argmin() + 1
-    assert run.info["epochs_run"] == 4
+    assert (run.info["epochs_run"], run.info["ended_by"]) == (4, "epochs")
     assert run.info["multiply_adds"] == multiply_adds(load_model(run))
     assert run.info["maps"] == {"tiny": "conv2d"}  # what its entry of the registry names
     assert run.info["precision"] == "float32"
@@ -168,20 +182,12 @@ def test_a_killed_training_ends_as_an_unkilled_one(data, whole, tmp_path, epoch,
         train(data, tmp_path / "run", callbacks=[KillAt(epoch, hook)])
     assert not runs.is_complete(tmp_path / "run")
     resumed = train(data, tmp_path / "run")
-    shown = ["epoch", "loss", "val_loss", "accuracy", "val_accuracy", "learning_rate"]
-    pd.testing.assert_frame_equal(resumed.history[shown], whole.history[shown], rtol=1e-4)
-    p, q = (runs.probabilities(r.predictions) for r in (resumed, whole))
-    np.testing.assert_allclose(p, q, atol=1e-4)
+    assert_same_history(resumed, whole, "accuracy", "val_accuracy")
+    assert_same_answers(resumed, whole)
 
 
 def test_best_epoch_before_the_kill_survives_it(data, tmp_path, monkeypatch):
-    losses = iter([0.9, 0.3, 0.8, 0.7])
-    original = training._Keeper.on_epoch_end
-    monkeypatch.setattr(
-        training._Keeper,
-        "on_epoch_end",
-        lambda self, epoch, logs=None: original(self, epoch, logs | {"val_loss": next(losses)}),
-    )
+    report_losses(monkeypatch, [0.9, 0.3, 0.8, 0.7])
     with pytest.raises(Killed):
         train(data, tmp_path / "run", callbacks=[KillAt(3, "epoch")])
     progress = tmp_path / "run" / "progress"
@@ -235,12 +241,7 @@ def test_arrays_that_are_not_those_of_the_split_are_refused(data, tmp_path):
 
 
 def test_divergence_is_said(data, tmp_path, monkeypatch):
-    original = training._Keeper.on_epoch_end
-    monkeypatch.setattr(
-        training._Keeper,
-        "on_epoch_end",
-        lambda self, epoch, logs=None: original(self, epoch, logs | {"val_loss": float("nan")}),
-    )
+    report_losses(monkeypatch, [float("nan")] * 4)
     with pytest.raises(RunError, match="diverged"):
         train(data, tmp_path / "run")
 
@@ -249,9 +250,8 @@ def test_rate_rises_stays_falls_once_and_ends():
     def rate(*losses):
         return training.plateau_rate(losses, 1.0, 3)
 
-    assert [rate(*[1.0 - 0.1 * i for i in range(n)]) for n in range(6)] == pytest.approx(
-        [0.2, 0.4, 0.6, 0.8, 1.0, 1.0]
-    )
+    rising = [rate(*[1.0 - 0.1 * i for i in range(n)]) for n in range(6)]
+    assert rising == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
     best = [0.9, 0.8, 0.7, 0.6, 0.5]
     assert rate(*best, 0.6, 0.5) == 1.0  # an equal loss is not a lower one
     assert rate(*best, 0.6, 0.5, 0.7) == pytest.approx(0.1)
@@ -263,23 +263,22 @@ def test_rate_rises_stays_falls_once_and_ends():
 @pytest.fixture
 def falling_then_flat(monkeypatch):
     """Validation losses that are lowest in the second epoch."""
-    original = training._Keeper.on_epoch_end
-    monkeypatch.setattr(
-        training._Keeper,
-        "on_epoch_end",
-        lambda self, epoch, logs=None: original(
-            self, epoch, logs | {"val_loss": [0.9, 0.5, *[0.6] * 18][epoch]}
-        ),
-    )
+    report_losses(monkeypatch, [0.9, 0.5, *[0.6] * 18])
+
+
+PATIENT = dataclasses.replace(SMALL, epochs=20, patience=2)
+
+
+@pytest.fixture
+def whole_with_patience(data, finished, falling_then_flat):
+    return train(data, finished / "patient", profile=PATIENT)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 3600.0])
 def test_training_ends_when_validation_stops_improving(data, tmp_path, falling_then_flat, seconds):
-    patient = dataclasses.replace(SMALL, epochs=20, patience=2)
-    run = training.train("tiny", *data, patient, 0, tmp_path / "run", checkpoint_seconds=seconds)
-    assert (run.info["ended_by"], run.info["epochs_run"], run.info["best_epoch"]) == (
-        *("plateau", 6, 2),
-    )
+    run = train(data, tmp_path / "run", profile=PATIENT, checkpoint_seconds=seconds)
+    ended = [run.info[key] for key in ("ended_by", "epochs_run", "best_epoch")]
+    assert ended == ["plateau", 6, 2]
     rates = run.history["learning_rate"] / run.info["learning_rate"]
     assert rates.tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.1, 0.1])
     assert run.info["epochs"] == 20
@@ -288,35 +287,28 @@ def test_training_ends_when_validation_stops_improving(data, tmp_path, falling_t
 def test_kept_weights_are_those_of_the_best_epoch_however_seldom_they_are_written(
     data, tmp_path, falling_then_flat
 ):
-    patient = dataclasses.replace(SMALL, epochs=20, patience=2)
-    often, seldom = (
-        training.train("tiny", *data, patient, 0, tmp_path / name, checkpoint_seconds=seconds)
-        for name, seconds in (("often", 0.0), ("seldom", 3600.0))
-    )
-    for one, other in zip(
-        load_model(often).get_weights(), load_model(seldom).get_weights(), strict=True
-    ):
+    kept = []
+    for seconds in (0.0, 3600.0):
+        folder = tmp_path / str(seconds)
+        run = train(data, folder, profile=PATIENT, checkpoint_seconds=seconds)
+        kept.append(load_model(run).get_weights())
+    for one, other in zip(*kept, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("epoch", [3, 6])
 def test_a_killed_training_with_patience_ends_as_an_unkilled_one(
-    data, tmp_path, falling_then_flat, epoch
+    data, tmp_path, whole_with_patience, epoch
 ):
-    patient = dataclasses.replace(SMALL, epochs=20, patience=2)
-    whole = train(data, tmp_path / "whole", profile=patient)
     with pytest.raises(Killed):
-        train(data, tmp_path / "run", profile=patient, callbacks=[KillAt(epoch, "epoch")])
-    resumed = train(data, tmp_path / "run", profile=patient)
-    shown = ["epoch", "loss", "val_loss", "learning_rate"]
-    pd.testing.assert_frame_equal(resumed.history[shown], whole.history[shown], rtol=1e-4)
+        train(data, tmp_path / "run", profile=PATIENT, callbacks=[KillAt(epoch, "epoch")])
+    resumed = train(data, tmp_path / "run", profile=PATIENT)
+    assert_same_history(resumed, whole_with_patience)
 
 
 def test_a_training_killed_between_two_writings_goes_on_from_the_last_one(
-    data, tmp_path, falling_then_flat, monkeypatch
+    data, tmp_path, whole_with_patience, monkeypatch
 ):
-    patient = dataclasses.replace(SMALL, epochs=20, patience=2)
-    whole = train(data, tmp_path / "whole", profile=patient)
     original = training._Keeper.on_epoch_end
 
     def writing_after_the_first_and_fourth(self, epoch, logs=None):
@@ -326,27 +318,19 @@ def test_a_training_killed_between_two_writings_goes_on_from_the_last_one(
     monkeypatch.setattr(training._Keeper, "on_epoch_end", writing_after_the_first_and_fourth)
     for epoch, kept in ((3, 1), (6, 4)):  # the best one, the second, is in memory at the first kill
         with pytest.raises(Killed):
-            train(data, tmp_path / "run", profile=patient, callbacks=[KillAt(epoch, "epoch")])
+            train(data, tmp_path / "run", profile=PATIENT, callbacks=[KillAt(epoch, "epoch")])
         assert len(training._state(tmp_path / "run/progress")["history"]) == kept
-    resumed = train(data, tmp_path / "run", profile=patient)
-    shown = ["epoch", "loss", "val_loss", "learning_rate"]
-    pd.testing.assert_frame_equal(resumed.history[shown], whole.history[shown], rtol=1e-4)
+    resumed = train(data, tmp_path / "run", profile=PATIENT)
+    assert_same_history(resumed, whole_with_patience)
     assert resumed.info["best_epoch"] == 2
-    p, q = (runs.probabilities(r.predictions) for r in (resumed, whole))
-    np.testing.assert_allclose(p, q, atol=1e-4)
+    assert_same_answers(resumed, whole_with_patience)
 
 
 @pytest.mark.parametrize("key", ["warm_up_epochs", "falls", "to"])
-def test_the_plateau_rule_belongs_to_a_run(data, tmp_path, falling_then_flat, monkeypatch, key):
-    patient = dataclasses.replace(SMALL, epochs=20, patience=2)
-    train(data, tmp_path / "run", profile=patient)
+def test_the_plateau_rule_belongs_to_a_run(data, whole_with_patience, monkeypatch, key):
     monkeypatch.setitem(training._PLATEAU, key, 3)
     with pytest.raises(RunError, match=rf"plateau\.{key}: expected 3"):
-        train(data, tmp_path / "run", profile=patient)
-
-
-def test_a_training_cut_by_its_plan_says_so(whole):
-    assert whole.info["ended_by"] == "epochs"
+        train(data, whole_with_patience.folder, profile=PATIENT)
 
 
 def test_class_weights_balance_the_loss():
@@ -433,10 +417,26 @@ def pretrained(monkeypatch):
 
 
 TRANSFER = dataclasses.replace(SMALL, weights="imagenet", head_epochs=6, epochs=3)
+SHORT = dataclasses.replace(SMALL, epochs=1)
+FUSION = dataclasses.replace(SMALL, weights="members", head_epochs=2, epochs=1)
 
 
-def test_transfer_trains_the_head_first_and_then_the_upper_layers(data, pretrained, tmp_path):
-    run = train(data, tmp_path / "tiny/seed0", profile=TRANSFER)
+@pytest.fixture
+def transferred(data, pretrained, finished):
+    """A run that began with pretrained weights, made once, its features beside it."""
+    return train(data, finished / "transfer/seed0", profile=TRANSFER)
+
+
+@pytest.fixture
+def fused(data, pretrained, finished):
+    """A fusion and, two folders above it, the runs of its members, made once."""
+    for member in ("tiny", "other"):
+        train(data, finished / "fusion" / member / "seed0", name=member, profile=SHORT)
+    return train(data, finished / "fusion/fused/seed0", name="tiny+other", profile=FUSION)
+
+
+def test_transfer_trains_the_head_first_and_then_the_upper_layers(data, transferred):
+    run = transferred
     assert run.history["stage"].tolist() == ["head"] * 6 + ["fine-tuning"] * 3
     assert run.history["epoch"].tolist() == list(range(1, 10))
     assert run.info["weights"] == "imagenet"
@@ -448,25 +448,19 @@ def test_transfer_trains_the_head_first_and_then_the_upper_layers(data, pretrain
     np.testing.assert_allclose(runs.probabilities(run.predictions), again, atol=1e-5)
 
 
-def test_a_fusion_starts_from_the_runs_of_its_members(data, pretrained, tmp_path):
-    for member in ("tiny", "other"):
-        own = {"name": member, "profile": dataclasses.replace(SMALL, epochs=1)}
-        train(data, tmp_path / member / "seed0", **own)
-    begun = dataclasses.replace(SMALL, weights="members", head_epochs=2, epochs=1)
-    run = train(data, tmp_path / "fused/seed0", name="tiny+other", profile=begun)
-    assert run.info["weights"] == "members"
-    assert run.history["stage"].tolist() == ["head", "head", "fine-tuning"]
-    fused = load_model(run)
+def test_a_fusion_starts_from_the_runs_of_its_members(fused):
+    assert fused.info["weights"] == "members"
+    assert fused.history["stage"].tolist() == ["head", "head", "fine-tuning"]
+    network = load_model(fused)
     for member in ("tiny", "other"):  # the lower convolution stands still in both stages
-        alone = load_model(runs.read_run(tmp_path / member / "seed0"))
-        kernels = [alone.get_layer("conv1").kernel, fused.get_layer(f"{member}_conv1").kernel]
+        alone = load_model(read_run(fused.folder.parents[1] / member / "seed0"))
+        kernels = [alone.get_layer("conv1").kernel, network.get_layer(f"{member}_conv1").kernel]
         np.testing.assert_array_equal(*(np.asarray(kernel) for kernel in kernels))
 
 
 def test_a_fusion_whose_member_has_no_run_says_which(data, pretrained, tmp_path):
-    begun = dataclasses.replace(SMALL, weights="members", head_epochs=1, epochs=1)
     with pytest.raises(RunError, match=r"tiny.seed0: expected a finished run"):
-        train(data, tmp_path / "fused/seed0", name="tiny+other", profile=begun)
+        train(data, tmp_path / "fused/seed0", name="tiny+other", profile=FUSION)
 
 
 def test_fine_tuning_moves_upper_convolutions_and_head_and_no_batch_norm(data, pretrained):
@@ -492,43 +486,36 @@ def test_the_head_alone_learns_from_features_and_leaves_the_backbone(data, pretr
     features = training.features_of(model, images)
     assert features.shape == (36, 8)
     head = training.head_of(model)
-    np.testing.assert_allclose(
-        head.predict(features, verbose=0), model.predict(images, verbose=0), 1e-4
-    )
-    kernel, start = (
-        model.get_layer("conv1").get_weights()[0],
-        model.get_layer("logits").get_weights(),
-    )
+    answers = head.predict(features, verbose=0), model.predict(images, verbose=0)
+    np.testing.assert_allclose(*answers, 1e-4)
+    kernel = model.get_layer("conv1").get_weights()[0]
+    start = model.get_layer("logits").get_weights()
     head.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     head.fit(features, labels, verbose=0)
     np.testing.assert_array_equal(model.get_layer("conv1").get_weights()[0], kernel)
     assert (model.get_layer("logits").get_weights()[0] != start[0]).any()
 
 
-def test_features_are_computed_once_for_all_seeds(data, pretrained, tmp_path, monkeypatch):
-    train(data, tmp_path / "tiny/seed0", profile=TRANSFER)
+def test_features_are_computed_once_for_all_seeds(data, transferred, monkeypatch):
     monkeypatch.setattr(training, "features_of", None)  # would fail if they were computed again
-    other = train(data, tmp_path / "tiny/seed1", seed=1, profile=TRANSFER)
+    other = train(data, transferred.folder.with_name("seed1"), seed=1, profile=TRANSFER)
     assert len(other.history) == 9
 
 
-def test_features_of_other_weights_are_not_used(data, pretrained, tmp_path, monkeypatch):
-    train(data, tmp_path / "tiny/seed0", profile=TRANSFER)
+def test_features_of_other_weights_are_not_used(data, transferred, monkeypatch):
     monkeypatch.setattr(training, "_weights_digest", lambda model: "other")
     monkeypatch.setattr(training, "features_of", None)
     with pytest.raises(TypeError):
-        train(data, tmp_path / "tiny/seed1", seed=1, profile=TRANSFER)
+        train(data, transferred.folder.with_name("seed2"), seed=2, profile=TRANSFER)
 
 
 @pytest.mark.parametrize(("epoch", "hook"), [(1, "batch"), (2, "epoch"), (3, "batch")])
-def test_a_killed_fine_tuning_ends_as_an_unkilled_one(data, pretrained, tmp_path, epoch, hook):
-    whole = train(data, tmp_path / "tiny/seed0", profile=TRANSFER)
+def test_a_killed_fine_tuning_ends_as_an_unkilled_one(data, transferred, tmp_path, epoch, hook):
     folder = tmp_path / "other/seed0"
     with pytest.raises(Killed):
         train(data, folder, profile=TRANSFER, callbacks=[KillAt(epoch, hook)])
     resumed = train(data, folder, profile=TRANSFER)
-    shown = ["epoch", "stage", "loss", "val_loss", "learning_rate"]
-    pd.testing.assert_frame_equal(resumed.history[shown], whole.history[shown], rtol=1e-3)
+    assert_same_history(resumed, transferred, "stage", rtol=1e-3)
 
 
 def test_a_network_without_imagenet_weights_is_trained_from_scratch(data, tmp_path):
@@ -610,18 +597,13 @@ def test_what_the_machine_had_makes_no_other_run(data, whole, monkeypatch):
     assert train(data, whole.folder).info == whole.info
 
 
-def test_a_fusion_belongs_to_the_runs_it_started_from(data, pretrained, tmp_path):
-    short = dataclasses.replace(SMALL, epochs=1)
-    for member in ("tiny", "other"):
-        train(data, tmp_path / member / "seed0", name=member, profile=short)
-    begun = dataclasses.replace(SMALL, weights="members", head_epochs=1, epochs=1)
-    train(data, tmp_path / "fused/seed0", name="tiny+other", profile=begun)
-    shutil.rmtree(tmp_path / "other/seed0")
-    train(
-        data, tmp_path / "other/seed0", name="other", profile=dataclasses.replace(short, epochs=2)
-    )
+def test_a_fusion_belongs_to_the_runs_it_started_from(data, fused, tmp_path):
+    home = shutil.copytree(fused.folder.parents[1], tmp_path / "runs")
+    shutil.rmtree(home / "other/seed0")
+    longer = dataclasses.replace(SMALL, epochs=2)
+    train(data, home / "other/seed0", name="other", profile=longer)
     with pytest.raises(RunError, match=r"\(members\.other: expected"):
-        train(data, tmp_path / "fused/seed0", name="tiny+other", profile=begun)
+        train(data, home / "fused/seed0", name="tiny+other", profile=FUSION)
 
 
 def test_what_a_kill_while_tidying_up_left_is_cleared(data, whole, tmp_path):
@@ -633,13 +615,7 @@ def test_what_a_kill_while_tidying_up_left_is_cleared(data, whole, tmp_path):
 
 
 def test_an_epoch_without_a_loss_hides_no_later_one(data, tmp_path, monkeypatch):
-    losses = iter([float("nan"), 0.9, float("nan"), 0.7])
-    original = training._Keeper.on_epoch_end
-    monkeypatch.setattr(
-        training._Keeper,
-        "on_epoch_end",
-        lambda self, epoch, logs=None: original(self, epoch, logs | {"val_loss": next(losses)}),
-    )
+    report_losses(monkeypatch, [float("nan"), 0.9, float("nan"), 0.7])
     assert train(data, tmp_path / "run").info["best_epoch"] == 4
 
 
@@ -649,13 +625,11 @@ def test_a_head_that_diverges_is_said(data, pretrained, tmp_path, monkeypatch):
         train(data, tmp_path / "tiny/seed0", profile=TRANSFER)
 
 
-def test_damaged_features_are_computed_again_with_a_warning(data, pretrained, tmp_path):
-    first = train(data, tmp_path / "tiny/seed0", profile=TRANSFER)
-    (tmp_path / "tiny/features.npz").write_bytes(b"PK not a zip")
-    shutil.rmtree(tmp_path / "tiny/seed0")
+def test_damaged_features_are_computed_again_with_a_warning(data, transferred, tmp_path):
+    (tmp_path / "features.npz").write_bytes(b"PK not a zip")
     with pytest.warns(UserWarning, match=r"features\.npz: damaged"):
-        again = train(data, tmp_path / "tiny/seed0", profile=TRANSFER)
-    np.testing.assert_allclose(again.history["loss"], first.history["loss"], rtol=1e-3)
+        again = train(data, tmp_path / "seed0", profile=TRANSFER)
+    np.testing.assert_allclose(again.history["loss"], transferred.history["loss"], rtol=1e-3)
 
 
 def test_two_processes_that_want_one_run_get_one_and_the_same(tmp_path):

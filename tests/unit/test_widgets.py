@@ -21,14 +21,9 @@ def run(seed, split_hash="a" * 64, p=None):
     """Six images of validation and four of test."""
     if p is None:
         p = np.random.default_rng(seed).dirichlet([1, 1, 1], 10).astype(np.float32).astype(float)
-    table = pd.DataFrame(
-        {
-            "path": [f"{i}.png" for i in range(10)],
-            "group": [f"{i}" for i in range(10)],
-            "part": ["validation"] * 6 + ["test"] * 4,
-            "label": [0, 1, 2, 0, 1, 2, 0, 1, 2, 2],
-        }
-    ).assign(**dict(zip(PROBABILITY_COLUMNS, p.T, strict=True)))
+    films = {"path": [f"{i}.png" for i in range(10)], "group": [f"{i}" for i in range(10)]}
+    films |= {"part": ["validation"] * 6 + ["test"] * 4, "label": [0, 1, 2] * 3 + [2]}
+    table = pd.DataFrame(films).assign(**dict(zip(PROBABILITY_COLUMNS, p.T, strict=True)))
     info = {"split_hash": split_hash, "class_names": list(CLASS_NAMES), "seed": 0}
     return Run(Path(f"run{seed}"), info, table, {}, pd.DataFrame())
 
@@ -41,11 +36,9 @@ def runs():
 def test_bytes_sent_are_the_probabilities_of_the_runs_part_by_part(runs):
     widget = DecisionExplorer(runs)
     sent = np.frombuffer(widget.probabilities, "<f4").reshape(-1, 3)
-    expected = [
-        probabilities(each.predictions[each.predictions["part"] == part])
-        for part in ("validation", "test")
-        for each in runs.values()
-    ]
+    tables = [each.predictions for each in runs.values()]
+    parts = [table[table["part"] == part] for part in ("validation", "test") for table in tables]
+    expected = [probabilities(part) for part in parts]
     np.testing.assert_array_equal(sent, np.concatenate(expected))
     assert list(widget.labels) == [0, 1, 2, 0, 1, 2, 0, 1, 2, 2]
     assert widget.content["parts"] == ["validation", "test"]
@@ -115,11 +108,8 @@ def test_a_single_member_answers_for_itself_whatever_the_weight(alone):
     ],
 )
 def test_thresholds_ask_for_osteoporosis_first(alone, worse, osteoporosis, expected):
-    alone.rule, alone.threshold_worse, alone.threshold_osteoporosis = (
-        "thresholds",
-        worse,
-        osteoporosis,
-    )
+    alone.rule = "thresholds"
+    alone.threshold_worse, alone.threshold_osteoporosis = worse, osteoporosis
     assert alone.called().tolist() == expected
 
 
