@@ -46,7 +46,7 @@ def test_flat_uint8_in_float32_probabilities_out(models, name):
     for last in last_conv_layers(name, SIZE).values():
         _, height, width, channels = model.get_layer(last).output.shape
         assert min(height, width) > 1
-        assert channels > 100
+        assert channels > model.output_shape[-1]
     p = np.asarray(model(images(), training=False))
     assert p.dtype == np.float32
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
