@@ -2,6 +2,7 @@
 PROFILE ?= quick
 CORPUS ?= simulated
 PYTHON ?= python3
+EXECUTOR ?= local
 
 BIN := .venv/bin
 READY := .venv/ready
@@ -10,11 +11,10 @@ LINTER := build/lint
 SCRIPTS := osteo_utils/widgets book/assets/js
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-STUDY := build/study
 # In a container everybody is root, and JupyterLab asks whether that is meant.
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help book study test versions lint lab app clean clean-runs
+.PHONY: help book study test test-slurm versions lint lab app clean clean-runs
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,13 +23,14 @@ help: ## print this list
 book: $(READY) ## build the book: environment, corpus, chapters, pages
 	@$(PYTHON) book/locked.py build/book.lock $(BIN)/python book/build.py --profile "$(PROFILE)" --corpus "$(CORPUS)"
 
-study: $(READY) ## train the reference study anew: days on two cores, ten minutes on a GPU
-	@$(BIN)/python book/study.py pack $(STUDY)/inputs
-	@$(BIN)/python book/study.py train $(STUDY)/inputs $(STUDY)/runs
-	@$(BIN)/python book/study.py collect $(STUDY)/inputs $(STUDY)/runs $(STUDY)/tables
+study: $(READY) ## train the reference study anew, here or with EXECUTOR=slurm: days on two cores
+	@$(BIN)/python -m snakemake --snakefile book/study.smk --profile profiles/$(EXECUTOR)
 
 test: lint ## lint, then test: units, chapters in small, pages in a browser
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slurm: $(READY_DEV) ## run a small study on a real Slurm on this machine, as root
+	@$(BIN)/python tests/slurm.py
 
 versions: $(READY_DEV) ## test with the lowest, Colab's and the newest versions of the packages
 	@$(PYTHON) book/locked.py build/versions.lock $(BIN)/python tests/versions.py

@@ -2,10 +2,13 @@
 
     python book/study.py pack INPUTS               split and films of the quick corpus, as arrays
     python book/study.py train INPUTS RUNS         a process for each network, side by side
+    python book/study.py one INPUTS RUNS MODEL     one network
     python book/study.py collect INPUTS RUNS OUT   the small results, for data/reference/study
 
-TensorFlow and JAX will do (KERAS_BACKEND), and what is whole is never trained again: start `train`
-again after a stop. INPUTS may travel to a machine that has neither corpus nor internet.
+`make study` runs these steps as the jobs of book/study.smk, here or on a cluster; `train` is for a
+machine without Snakemake. TensorFlow and JAX will do (KERAS_BACKEND), and what is whole is never
+trained again: start `train` again after a stop. INPUTS may travel to a machine that has neither
+corpus nor internet.
 """
 
 import argparse
@@ -23,9 +26,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from osteo_utils.chapters.study import read_predictions
 from osteo_utils.data.splits import PARTS, SplitError, read_split, split_identity, write_split
 from osteo_utils.networks.saved import load_model
-from osteo_utils.registry import ARCHITECTURES, STUDY, Profile, recipe
+from osteo_utils.registry import ARCHITECTURES, STUDIES, STUDY, Profile, recipe
 from osteo_utils.runs import (
     PROBABILITY_COLUMNS,
     Run,
@@ -45,11 +49,11 @@ FILM_COLUMNS: Final = ["path", "part", "label", "group"]
 CHECKPOINT_SECONDS: Final = 120.0
 
 
-def pack(inputs: Path) -> None:
-    """Write split and films of the quick corpus at the study's size."""
+def pack(inputs: Path, study: Profile = STUDY) -> None:
+    """Write split and films at the study's size, of the corpus of quick; of the smoke study its."""
     from osteo_utils.course import arrays, open_course, split
 
-    course, size = open_course("quick"), STUDY.image_size
+    course, size = open_course("quick" if study is STUDY else "smoke"), study.image_size
     inputs.mkdir(parents=True, exist_ok=True)
     rows = split(course)
     (inputs / "split.csv").unlink(missing_ok=True)
@@ -70,7 +74,12 @@ def read_inputs(inputs: Path) -> tuple[dict[str, Any], pd.DataFrame]:
 
 
 def train_side_by_side(
-    inputs: Path, runs: Path, models: list[str], seeds: list[int], jobs: int
+    inputs: Path,
+    runs: Path,
+    models: list[str],
+    seeds: list[int],
+    jobs: int,
+    study: Profile = STUDY,
 ) -> None:
     """A process for each network, `jobs` at a time, a fusion after its members.
 
@@ -83,7 +92,8 @@ def train_side_by_side(
         members = ARCHITECTURES[model].members
         if any(started[member].result() for member in members if member in started):
             return 1
-        command = [sys.executable, __file__, "one", str(inputs), str(runs), model]
+        name = next(name for name, known in STUDIES.items() if known == study)
+        command = [sys.executable, __file__, "--study", name, "one", str(inputs), str(runs), model]
         command += ["--seeds", *map(str, seeds)]
         with (runs / f"{model}.log").open("a", encoding="utf-8") as log:
             return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
@@ -204,12 +214,6 @@ def by_film(predictions: pd.DataFrame, films: pd.DataFrame) -> pd.DataFrame:
     return rows[["film", *PROBABILITY_COLUMNS]].round(5)
 
 
-def read_predictions(folder: Path) -> pd.DataFrame:
-    """`predictions.csv` of a study with the facts of each film beside its probabilities."""
-    films, rows = pd.read_csv(folder / "films.csv"), pd.read_csv(folder / "predictions.csv")
-    return rows.merge(films, on="film", validate="many_to_one")
-
-
 def scores_of(predictions: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Every score of validation and test with its interval over patients."""
     from osteo_utils.scoring.evaluate import bootstrap
@@ -226,6 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("--study", choices=STUDIES, default="study")
     steps = parser.add_subparsers(dest="step", required=True)
     for step, paths in (
         ("pack", ["inputs"]),
@@ -237,20 +242,23 @@ def main() -> None:
         for path in paths:
             command.add_argument(path, type=str if path == "model" else Path)
         if step in ("train", "one"):
-            command.add_argument("--seeds", type=int, nargs="+", default=list(STUDY.seeds))
+            command.add_argument("--seeds", type=int, nargs="+")
         if step == "train":
             jobs = max(1, (os.cpu_count() or 1) // 2)
             every = list(ARCHITECTURES)
             command.add_argument("--models", nargs="+", choices=every, default=every)
             command.add_argument("--jobs", type=int, default=jobs)
     asked = vars(parser.parse_args())
+    study = STUDIES[asked.pop("study")]
+    if not asked.get("seeds", True):
+        asked["seeds"] = list(study.seeds)
     work: dict[str, Callable[..., None]] = {
         "pack": pack,
         "train": train_side_by_side,
         "one": train_one,
         "collect": collect,
     }
-    work[asked.pop("step")](**asked)
+    work[asked.pop("step")](**asked, study=study)
 
 
 if __name__ == "__main__":

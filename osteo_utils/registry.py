@@ -245,6 +245,12 @@ STUDY: Final = replace(
     training_time="days on two processor cores, ten minutes on a GPU",
     replaces_stale=False,
 )
+STUDIES: Final = {
+    "study": STUDY,
+    "smoke": replace(
+        STUDY, patients=24, image_size=80, epochs=2, batch_size=16, seeds=(0, 1), resamples=50
+    ),
+}
 
 
 def get_profile(name: str) -> Profile:

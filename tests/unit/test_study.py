@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from osteo_utils.chapters.study import read_predictions, shipped_study
 from osteo_utils.data.splits import SplitError
 from osteo_utils.networks.training import method_of
 from osteo_utils.registry import ARCHITECTURES, STUDY, recipe
@@ -26,7 +27,7 @@ KEYS = ["model", "seed"]
 
 @pytest.fixture(scope="module")
 def predictions():
-    return study.read_predictions(SHIPPED)
+    return read_predictions(SHIPPED)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,22 @@ def test_shipped_intervals_are_those_of_the_shipped_predictions(predictions, shi
     again = study.scores_of(predictions[ours], 1)
     shipped = shipped_scores.loc[theirs, again.columns].reset_index(drop=True)
     pd.testing.assert_frame_equal(again, shipped, atol=1e-5)
+
+
+def test_a_chapter_reads_the_shipped_runs_as_it_reads_its_own(records, predictions):
+    runs = shipped_study()
+    assert [(r.info["model"], r.info["seed"]) for each in runs.values() for r in each] == [
+        (name, r["seed"]) for name in runs for r in records if r["model"] == name
+    ]
+    run = runs["resnet50"][1]
+    mine = (predictions["model"] == "resnet50") & (predictions["seed"] == run.info["seed"])
+    np.testing.assert_array_equal(probabilities(run.predictions), probabilities(predictions[mine]))
+    rows = run.predictions.query("part == 'test'")
+    found = scores(rows["label"], probabilities(rows))["balanced_accuracy"]
+    told = run.metrics["test"]["balanced_accuracy"]
+    assert told["value"] == pytest.approx(found, abs=1e-6)
+    assert told["low"] < found < told["high"]
+    assert len(run.history) == run.info["epochs_run"]
 
 
 def test_every_network_is_there_with_its_seeds(records):
@@ -158,7 +175,7 @@ def test_a_fusion_waits_for_its_members_and_a_failed_one_is_named(tmp_path, monk
     order = []
 
     def run(command, **kwargs):
-        model = command[5]
+        model = command[7]
         order.append(model)
         return subprocess.CompletedProcess(command, int(model == "vgg19"))
 
@@ -174,7 +191,7 @@ def test_a_fusion_whose_member_failed_is_not_begun(tmp_path, monkeypatch):
     failed = subprocess.CompletedProcess([], 1)
     begun = []
     monkeypatch.setattr(
-        study.subprocess, "run", lambda command, **_: begun.append(command[5]) or failed
+        study.subprocess, "run", lambda command, **_: begun.append(command[7]) or failed
     )
     models = ["vgg16", "late_fusion"]
     with pytest.raises(SystemExit, match="vgg16, late_fusion: not finished"):
