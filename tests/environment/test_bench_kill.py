@@ -6,6 +6,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import bench_kill
+import pandas as pd
 
 # It starts a process that leaves its process group, as Jupyter's kernels do, and writes on.
 WRITER = "import time\nwhile True:\n open('written', 'a').write('x')\n time.sleep(0.02)"
@@ -28,3 +29,22 @@ def test_a_run_that_ends_leaves_nothing_to_kill(tmp_path):
     outlived: list[str] = []
     assert bench_kill.run([sys.executable, "-c", "pass"], tmp_path, None, outlived) is not None
     assert outlived == []
+
+
+def test_only_what_both_unkilled_runs_say_can_be_missing(tmp_path):
+    pages = {"a": "score 0.8\ntook 3 s\n", "b": "score 0.8\ntook 4 s\n", "c": "waited\nscore 0.7\n"}
+    homes = {name: tmp_path / name for name in pages}
+    for name, home in homes.items():
+        folder = home / "build/simulated/smoke/html"
+        folder.mkdir(parents=True)
+        (folder / "index.html").write_text(f"<pre>{pages[name]}</pre>")
+    unkilled, page = (homes["a"], homes["b"]), "build/simulated/smoke/html/index.html"
+    for name in pages:
+        table = pd.DataFrame({"p_normal": [0.5 if name == "c" else 0.75]})
+        (homes[name] / "runs").mkdir()
+        table.to_csv(homes[name] / "runs/predictions.csv", index=False)
+    assert bench_kill.differences(homes["a"], unkilled) == (0.0, [])
+    assert bench_kill.differences(homes["c"], unkilled) == (
+        0.25,
+        [f"{page}: 'score 0.8' is missing"],
+    )
