@@ -20,6 +20,7 @@ from osteo_utils.export import check_site
 from osteo_utils.runs import Run
 
 from build import fitting_folders, methods
+from dress import dressed, glossary
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "jupyter-book")
@@ -50,9 +51,11 @@ Python {python}, {versions}, on {machine}.
 Notebook = dict[str, Any]
 
 
-def for_the_page(notebook: Notebook) -> Notebook:
-    """Hide the cell in which papermill repeats the parameters, and what libraries mutter."""
+def for_the_page(notebook: Notebook, name: str, terms: dict[str, str]) -> Notebook:
+    """Dress the prose; hide the parameters as papermill repeats them, and what libraries mutter."""
     for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = dressed("".join(cell["source"]), name, terms)
         if "outputs" in cell:
             cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
         tags = cell["metadata"].get("tags", [])
@@ -112,8 +115,9 @@ def main() -> None:
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, site)
     (site / "notebooks").mkdir()
+    terms = glossary((ROOT / "book/glossary.md").read_text("utf-8"))
     for name, notebook in executed.items():
-        text = json.dumps(for_the_page(notebook), ensure_ascii=False)
+        text = json.dumps(for_the_page(notebook, name, terms), ensure_ascii=False)
         (site / "notebooks" / f"{name}.ipynb").write_text(text, "utf-8")
     (site / "book/status.md").write_text(status_page(executed, everyone), "utf-8")
 

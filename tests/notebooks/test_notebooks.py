@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -10,6 +11,9 @@ import yaml
 from smoke import CHAPTERS, NOTEBOOKS, ROOT, smoke_build
 
 from osteo_utils import __version__
+
+sys.path.append(str(ROOT / "book"))
+from dress import dressed, glossary, slug
 
 SECTIONS = ["Key points", "Exercises", "Quiz", "What next"]  # the quiz may be without a heading
 PARAMETERS = {"profile": "quick", "corpus": "simulated", "seed": 0, "runs": "runs"}
@@ -79,7 +83,7 @@ def test_source_fetches_nothing_but_the_course(path):
 
 @each_source
 def test_source_opens_with_one_title_and_ends_with_the_usual_sections(path):
-    prose = re.sub(r"^(`{3,}|:{3,}).*?^\1", "", text(read(path)), flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^(`{3,}).*?^\1", "", text(read(path)), flags=re.MULTILINE | re.DOTALL)
     assert len(re.findall(r"^# ", prose, re.MULTILINE)) == 1
     headings = [line.strip() for line in re.findall(r"^## (.+)$", prose, re.MULTILINE)]
     closing = headings[headings.index(SECTIONS[0]) :]
@@ -89,19 +93,36 @@ def test_source_opens_with_one_title_and_ends_with_the_usual_sections(path):
 
 @each_source
 def test_source_folds_a_solution_for_every_exercise(path):
-    prose = text(read(path))
-    exercises = re.findall(r"\{exercise(?:-start)?\}.*\n(?::.*\n)*?:label: (\S+)", prose)
-    solutions = re.findall(r"\{solution(?:-start)?\} (\S+)\n(?::.*\n)*?:class: dropdown", prose)
+    exercises = re.findall(r"^> \*\*Exercise: (.+)\*\*$", text(read(path)), re.MULTILINE)
+    solutions = re.findall(r"^<details><summary>Solution: (.+)</summary>$", text(read(path)), re.M)
     assert len(exercises) >= 1
-    assert sorted(exercises) == sorted(solutions)
+    assert exercises == solutions
+    assert len({slug(title) for title in exercises}) == len(exercises)
 
 
 @each_source
 def test_source_keeps_each_solution_in_a_cell_tagged_so(path):
-    cells = read(path).cells
-    with_solution = [cell for cell in cells if "{solution" in cell.source]
-    assert all("solution" in cell.metadata.get("tags", []) for cell in with_solution)
-    assert all(cell.source.count("{solution") == 1 for cell in with_solution)
+    for cell in read(path).cells:
+        tagged = "solution" in cell.metadata.get("tags", [])
+        assert cell.source.count("<details>") == cell.source.count("</details>") == tagged
+
+
+@each_source
+def test_source_is_markdown_that_every_reader_of_notebooks_shows(path):
+    both = text(read(path)) + text(read(path), "code")
+    assert not re.search(r"\{(term|cite|cite:t|ref|doc|eq)\}`|^:::|^`{3,}\{", both, re.M)
+
+
+@each_source
+def test_source_links_to_terms_and_papers_that_are_there(path):
+    terms = glossary((ROOT / "book/glossary.md").read_text("utf-8"))
+    dress = dressed(text(read(path)), path.stem, terms)  # an unknown term is an error
+    known = set(
+        re.findall(r"^@\w+\{(\w+),", (ROOT / "book/references.bib").read_text("utf-8"), re.M)
+    )
+    assert set(re.findall(r"\{cite(?::t)?\}`(\w+)`", dress)) <= known
+    assert "../book/glossary.md" not in dress
+    assert "../book/references.md" not in dress
 
 
 @each_chapter
