@@ -28,7 +28,7 @@ CHAPTERS = {
 }
 WRITERS = {result: chapter for chapter, facts in CHAPTERS.items() for result in facts["writes"]}
 
-OSTEO_UTILS = sorted(str(path) for path in Path("osteo_utils").rglob("*") if path.suffix in {".py", ".js", ".css", ".md"})
+OSTEO_UTILS = sorted(str(path) for path in Path("osteo_utils").rglob("*") if path.suffix in {".py", ".js", ".css", ".json", ".md"})
 DATA = sorted(str(path) for path in Path("data").rglob("*.csv"))
 SERVED = {".md", ".bib", ".css", ".js", ".svg"}
 PAGES = sorted(str(path) for path in Path("book").rglob("*") if path.suffix in SERVED)

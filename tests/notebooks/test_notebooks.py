@@ -88,7 +88,7 @@ def test_source_opens_with_one_title_and_ends_with_the_usual_sections(path):
     headings = [line.strip() for line in re.findall(r"^## (.+)$", prose, re.MULTILINE)]
     closing = headings[headings.index(SECTIONS[0]) :]
     assert closing in (SECTIONS, [name for name in SECTIONS if name != "Quiz"])
-    assert "display_quiz(" in text(read(path), "code")
+    assert f'show_quiz("{path.stem[3:]}")' in text(read(path), "code")
 
 
 @each_source
