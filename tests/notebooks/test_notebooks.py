@@ -114,6 +114,17 @@ def test_source_is_markdown_that_every_reader_of_notebooks_shows(path):
 
 
 @each_source
+def test_source_folds_the_code_that_the_page_folds(path):
+    folded = {"jupyter": {"source_hidden": True}, "cellView": "form"}  # JupyterLab and Colab
+    for cell in code_cells(read(path)):
+        on_the_page = {"hide-input", "hide-cell", "remove-input"} & set(
+            cell.metadata.get("tags", [])
+        )
+        found = {key: cell.metadata[key] for key in folded if key in cell.metadata}
+        assert found == (folded if on_the_page else {})
+
+
+@each_source
 def test_source_links_to_terms_and_papers_that_are_there(path):
     terms = glossary((ROOT / "book/glossary.md").read_text("utf-8"))
     dress = dressed(text(read(path)), path.stem, terms)  # an unknown term is an error
