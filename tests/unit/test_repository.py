@@ -87,6 +87,12 @@ def test_prose_says_classification():
     assert found == []
 
 
+def test_no_text_knows_a_chapter_by_its_number():
+    paths = (path for pattern in (*PROSE, "data/**/*.md") for path in ROOT.glob(pattern))
+    numbered = {p.name: re.findall(r"[Cc]hapters? \d+", p.read_text("utf-8")) for p in paths}
+    assert {name: found for name, found in numbered.items() if found} == {}
+
+
 def test_readme_commands_are_in_the_makefile():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text()))
