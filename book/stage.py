@@ -6,6 +6,7 @@ RUNS is runs/<corpus>/<profile>. The pages show those runs in it that fit, and n
 """
 
 import json
+import math
 import platform
 import shutil
 import sys
@@ -21,6 +22,7 @@ from osteo_utils.runs import Run
 
 from build import fitting_folders, methods
 from dress import dressed, glossary
+from minutes import reading_minutes
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "jupyter-book")
@@ -31,8 +33,8 @@ executed from its first cell to its last; a chapter that fails stops the build. 
 already trained for this corpus and profile is read from its run folder, not trained again, so
 the seconds of a second build are fewer.
 
-| chapter | seconds | code cells |
-|---|--:|--:|
+| chapter | minutes of reading | seconds of running | code cells |
+|---|--:|--:|--:|
 {rows}
 
 ## Trainings
@@ -53,15 +55,24 @@ Notebook = dict[str, Any]
 
 def for_the_page(notebook: Notebook, name: str, terms: dict[str, str]) -> Notebook:
     """Dress the prose; hide the parameters as papermill repeats them, and what libraries mutter."""
+    links, time = "> [Open in Colab]", f"> **Time** {told_time(notebook)}. "
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
-            cell["source"] = dressed("".join(cell["source"]), name, terms)
+            source = "".join(cell["source"]).replace(links, f"{time}{links[2:]}")
+            cell["source"] = dressed(source, name, terms)
         if "outputs" in cell:
             cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
         tags = cell["metadata"].get("tags", [])
         if "injected-parameters" in tags:
             tags.append("remove-cell")
     return notebook
+
+
+def told_time(notebook: Notebook) -> str:
+    """Minutes of reading, and of the machine, without the trainings that came before."""
+    seconds = notebook["metadata"]["papermill"]["duration"]
+    running = "less than a minute" if seconds < 60 else f"{math.ceil(seconds / 60)} minutes"
+    return f"reading {reading_minutes(notebook)} minutes; running took this build {running}"
 
 
 def title(notebook: Notebook) -> str:
@@ -74,7 +85,8 @@ def status_row(name: str, notebook: Notebook) -> str:
     """One line of the table on the status page."""
     seconds = notebook["metadata"]["papermill"]["duration"]
     code = sum(cell["cell_type"] == "code" for cell in notebook["cells"])
-    return f"| [{title(notebook)}](../notebooks/{name}.ipynb) | {seconds:.0f} | {code} |"
+    read = reading_minutes(notebook)
+    return f"| [{title(notebook)}](../notebooks/{name}.ipynb) | {read} | {seconds:.0f} | {code} |"
 
 
 def training_row(info: dict[str, Any]) -> str:

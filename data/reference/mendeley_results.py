@@ -42,7 +42,7 @@ def histogram(image: np.ndarray) -> np.ndarray:
 
 
 def binary_patterns(image: np.ndarray) -> np.ndarray:
-    """Local binary patterns of three radii in the middle of the picture, as in Measuring a classifier."""
+    """Local binary patterns of three radii in the middle, as the baselines have them."""
     quarter = len(image) // 4
     middle = (slice(quarter, -quarter),) * 2
     codes = [
