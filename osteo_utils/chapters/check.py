@@ -75,8 +75,8 @@ def check(
         Right: 1 + 1.
         >>> check("1 + 1", lambda: 1 + "1", 2, "Both are numbers.")
         Traceback (most recent call last):
-        osteo_utils.chapters.check.WrongAnswerError: 1 + 1: expected 2, found TypeError: unsupported operand \
-type(s) for +: 'int' and 'str'. Both are numbers.
+        osteo_utils.chapters.check.WrongAnswerError: 1 + 1: expected 2, found TypeError: \
+unsupported operand type(s) for +: 'int' and 'str'. Both are numbers.
     """
     try:
         value = found() if callable(found) else found
@@ -95,8 +95,7 @@ def _not_yet(what: str, expected: Any, found: str, hint: str) -> WrongAnswerErro
 def _told(value: Any) -> str:  # noqa: ANN401
     if value is None or value is ...:
         return "nothing yet"
-    short = np.printoptions(precision=4, threshold=12, linewidth=1000)
-    with short:
+    with np.printoptions(precision=4, threshold=12, linewidth=1000):
         text = str(value) if isinstance(value, np.ndarray) else repr(value)
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
