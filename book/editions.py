@@ -81,6 +81,7 @@ def _cell(
             )
         if edition == "student":
             source = _SOLUTION.sub(lambda found: f"{found[1]}{GAP}", source)
+            cell["metadata"] = {"tags": tags}  # not folded: here the reader writes
         source = _MARKS.sub("", source)
     return cell | {"source": source.splitlines(keepends=True)}
 

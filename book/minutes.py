@@ -11,7 +11,7 @@ from typing import Any, Final
 
 WORDS: Final = 180  # a minute
 LINES: Final = 12
-_UNSEEN: Final = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+_UNSEEN: Final = {"hide-input", "hide-cell", "remove-input", "injected-parameters", "solution"}
 _WIDGET: Final = "application/vnd.jupyter.widget-view+json"
 
 
@@ -36,7 +36,7 @@ def reading_minutes(notebook: dict[str, Any]) -> int:
         if cell["cell_type"] == "markdown":
             words += 0 if "solution" in tags else _words(source)
             continue
-        if not tags & {*_UNSEEN, "injected-parameters"}:
+        if not tags & _UNSEEN:
             lines += sum(bool(line.strip()) for line in source.splitlines())
         for kind, data in _shown(cell):
             words += _words(data) if kind == "text/markdown" else 0

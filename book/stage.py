@@ -65,6 +65,8 @@ def for_the_page(notebook: Notebook, name: str, terms: dict[str, str]) -> Notebo
         tags = cell["metadata"].get("tags", [])
         if "injected-parameters" in tags:
             tags.append("remove-cell")
+        if "solution" in tags and cell["cell_type"] == "code":
+            tags.append("hide-cell")
     return notebook
 
 

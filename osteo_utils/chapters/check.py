@@ -25,7 +25,7 @@ class Secret:
 
     Attributes:
         digest: What `secret` gives for it.
-        digits: Decimals that count; one unit of the last may be missed.
+        digits: Decimals that count; one unit of the last may be missed, but none of a whole number.
     """
 
     digest: str
@@ -118,7 +118,8 @@ def _is_number(value: Any) -> bool:  # noqa: ANN401
 
 def _is_secret(what: str, found: float, expected: Secret) -> bool:
     near = round(found * 10**expected.digits)
-    return any(_digest(what, near + step) == expected.digest for step in (-1, 0, 1))
+    steps = (-1, 0, 1) if expected.digits else (0,)
+    return any(_digest(what, near + step) == expected.digest for step in steps)
 
 
 def _digest(what: str, number: int) -> str:

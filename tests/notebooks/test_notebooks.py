@@ -15,7 +15,7 @@ from osteo_utils import __version__
 sys.path.append(str(ROOT / "book"))
 from dress import dressed, glossary, slug
 
-SECTIONS = ["Key points", "Exercises", "Quiz", "What next"]  # the quiz may be without a heading
+SECTIONS = ["Key points", "Exercises", "Quiz", "What next"]  # exercises stand where they belong
 PARAMETERS = {"profile": "quick", "corpus": "simulated", "seed": 0, "runs": "runs"}
 SECONDS = 240  # of processor time: a chapter in the smoke profile, with all that its kernel starts
 
@@ -87,24 +87,31 @@ def test_source_opens_with_one_title_and_ends_with_the_usual_sections(path):
     assert len(re.findall(r"^# ", prose, re.MULTILINE)) == 1
     headings = [line.strip() for line in re.findall(r"^## (.+)$", prose, re.MULTILINE)]
     closing = headings[headings.index(SECTIONS[0]) :]
-    assert closing in (SECTIONS, [name for name in SECTIONS if name != "Quiz"])
+    assert closing in [[s for s in SECTIONS if s != left] for left in ("", "Exercises", "Quiz")]
     assert f'show_quiz("{path.stem[3:]}")' in text(read(path), "code")
 
 
 @each_source
-def test_source_folds_a_solution_for_every_exercise(path):
-    exercises = re.findall(r"^> \*\*Exercise: (.+)\*\*$", text(read(path)), re.MULTILINE)
-    solutions = re.findall(r"^<details><summary>Solution: (.+)</summary>$", text(read(path)), re.M)
+def test_source_has_a_solution_for_every_exercise(path):
+    exercises, solved = [], []
+    for cell in read(path).cells:
+        exercises += re.findall(r"^> \*\*Exercise: (.+)\*\*$", cell.source, re.M)
+        solved += re.findall(r"^<details><summary>Solution: (.+)</summary>$", cell.source, re.M)
+        if cell.cell_type == "code" and "solution" in cell.metadata.get("tags", []):
+            assert cell.source.count("# BEGIN SOLUTION") == cell.source.count("# END SOLUTION") > 0
+        if "check" in cell.metadata.get("tags", []):
+            solved.append(exercises[-1])
     assert len(exercises) >= 1
-    assert exercises == solutions
+    assert exercises == solved
     assert len({slug(title) for title in exercises}) == len(exercises)
 
 
 @each_source
 def test_source_keeps_each_solution_in_a_cell_tagged_so(path):
     for cell in read(path).cells:
-        tagged = "solution" in cell.metadata.get("tags", [])
-        assert cell.source.count("<details>") == cell.source.count("</details>") == tagged
+        if cell.cell_type == "markdown":
+            tagged = "solution" in cell.metadata.get("tags", [])
+            assert cell.source.count("<details>") == cell.source.count("</details>") == tagged
 
 
 @each_source
@@ -117,9 +124,8 @@ def test_source_is_markdown_that_every_reader_of_notebooks_shows(path):
 def test_source_folds_the_code_that_the_page_folds(path):
     folded = {"jupyter": {"source_hidden": True}, "cellView": "form"}  # JupyterLab and Colab
     for cell in code_cells(read(path)):
-        on_the_page = {"hide-input", "hide-cell", "remove-input"} & set(
-            cell.metadata.get("tags", [])
-        )
+        tags = set(cell.metadata.get("tags", []))
+        on_the_page = tags & {"hide-input", "hide-cell", "remove-input", "solution"}
         found = {key: cell.metadata[key] for key in folded if key in cell.metadata}
         assert found == (folded if on_the_page else {})
 

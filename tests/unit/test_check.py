@@ -43,6 +43,7 @@ def test_a_right_answer_is_told(found, expected, capsys):
         (float("nan"), 2, "expected 2, found nan. Think."),
         ("2", 2, "expected 2, found '2'. Think."),
         (3.17, secret("x", math.pi, 2), "expected another number, found 3.17. Think."),
+        (2, secret("x", 3, 0), "expected another number, found 2. Think."),
         ("pi", secret("x", math.pi, 2), "expected another number, found 'pi'. Think."),
         (lambda: [][1], 2, "expected 2, found IndexError: list index out of range. Think."),
         (np.arange(500), 2, "found [  0   1   2 ... 497 498 499]. Think."),
