@@ -9,8 +9,6 @@ import shlex
 import sys
 from pathlib import Path
 
-import yaml
-
 from osteo_utils.registry import ARCHITECTURES, OFFERED, get_profile, recipe
 
 PROFILE, CORPUS = config["profile"], config["corpus"]
@@ -20,12 +18,10 @@ JUPYTER_BOOK = shlex.quote(str(Path(sys.executable).parent / "jupyter-book"))
 
 # As its notebook says: the results of other chapters that a chapter reads, those that it writes, and
 # the runs that are trained before it, side by side. The order is that of the table of contents.
-PARTS = yaml.safe_load(Path("_toc.yml").read_text(encoding="utf-8"))["parts"]
-NOTEBOOKS = [page["file"] for part in PARTS for page in part["chapters"] if page["file"].startswith("notebooks/")]
-CHAPTERS = {
-    Path(name).name: json.loads(Path(f"{name}.ipynb").read_text(encoding="utf-8"))["metadata"]["osteo"]
-    for name in NOTEBOOKS
-}
+sys.path.append("book")
+from contents import notebooks
+
+CHAPTERS = {path.stem: json.loads(path.read_text(encoding="utf-8"))["metadata"]["osteo"] for path in notebooks()}
 WRITERS = {result: chapter for chapter, facts in CHAPTERS.items() for result in facts["writes"]}
 
 OSTEO_UTILS = sorted(str(path) for path in Path("osteo_utils").rglob("*") if path.suffix in {".py", ".js", ".css", ".json", ".md"})

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import yaml
+from contents import notebooks
 
 from dress import glossary
 
@@ -104,7 +105,7 @@ def write_editions(out: Path) -> None:
     terms = glossary((ROOT / "book/glossary.md").read_text(encoding="utf-8"))
     for edition in EDITIONS:
         (out / edition).mkdir(parents=True, exist_ok=True)
-        for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for path in notebooks():
             notebook = json.loads(path.read_text(encoding="utf-8"))
             text = json.dumps(
                 edition_of(notebook, edition, site, terms), indent=1, ensure_ascii=False

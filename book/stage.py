@@ -125,7 +125,7 @@ def main() -> None:
     trained = read_models(runs, fitting_folders(runs, methods(runs.name, site.parent)))
     everyone = [run for seeds in trained.values() for run in seeds]
     check_site(models, everyone)
-    write_cards(trained, read_findings(runs), site / "book/cards", list(executed))
+    write_cards(trained, read_findings(runs), site / "book/cards")
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, site)
     (site / "notebooks").mkdir()

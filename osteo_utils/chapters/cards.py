@@ -74,22 +74,19 @@ def write_cards(
     models: Mapping[str, Sequence[Run]],
     found: Findings,
     target: Path | str,
-    chapters: Sequence[str],
 ) -> list[Path]:
     """Write every card into the folder `target`, index first; nothing if a field is empty.
 
-    `models` as `read_models` and `found` as `read_findings` give them; `chapters` are the names of
-    the notebooks. Files: index.md, model_<model>.md for each model, saliency_<method>.md. Raises
-    `CardError` for an empty field, and for figures of a network that has been trained again since.
+    `models` as `read_models` and `found` as `read_findings` give them. Files: index.md,
+    model_<model>.md for each model, saliency_<method>.md. Raises `CardError` for an empty field,
+    and for figures of a network that has been trained again since.
     """
     target = Path(target)
     for runs in models.values():
         _check_measured(runs, found.figures)
-    pages = {"index.md": index_page(models, chapters)}
-    pages |= {f"model_{name}.md": model_card(models[name], found, chapters) for name in models}
-    pages |= {
-        f"saliency_{name}.md": saliency_card(name, found.figures, chapters) for name in METHODS
-    }
+    pages = {"index.md": index_page(models)}
+    pages |= {f"model_{name}.md": model_card(models[name], found) for name in models}
+    pages |= {f"saliency_{name}.md": saliency_card(name, found.figures) for name in METHODS}
     target.mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
         replace_file(target / name, partial(Path.write_text, data=text, encoding="utf-8"))
@@ -136,21 +133,19 @@ def _check_measured(runs: Sequence[Run], figures: pd.DataFrame) -> None:
         raise CardError(runs[0].folder, "the field 'saliency' of its card", found, remedy)
 
 
-def index_page(models: Mapping[str, Sequence[Run]], chapters: Sequence[str]) -> str:
+def index_page(models: Mapping[str, Sequence[Run]]) -> str:
     """The page that leads to every card."""
     first = {name: runs[0] for name, runs in models.items()}
-    return _page("index", chapters, first=first, methods=TITLES)
+    return _page("index", first=first, methods=TITLES)
 
 
-def _page(template: str, chapters: Sequence[str], **facts: Any) -> str:  # noqa: ANN401
-    """A template of `card_texts`, filled; `chapters` are the names of the notebooks.
+def _page(template: str, **facts: Any) -> str:  # noqa: ANN401
+    """A template of `card_texts`, filled.
 
-    `chapter("comparison")` in a template is a link with the title of the one of that name.
+    `chapter("comparison")` in a template is a link with the title of the notebook of that name.
     """
-    known = {name.partition("_")[2]: name for name in chapters}
-    link = "{{doc}}`/notebooks/{}`".format
     pieces = {
-        "chapter": lambda name: link(known[name]),
+        "chapter": "{{doc}}`/notebooks/{}`".format,
         "notice": (TEXTS / "notice.md").read_text("utf-8").strip(),
         "architecture": get_architecture,
         "class_names": CLASS_NAMES,
@@ -169,7 +164,7 @@ def _page(template: str, chapters: Sequence[str], **facts: Any) -> str:  # noqa:
 # Model cards
 
 
-def model_card(runs: Sequence[Run], found: Findings, chapters: Sequence[str]) -> str:
+def model_card(runs: Sequence[Run], found: Findings) -> str:
     """The page of one model, whose runs differ in the seed alone; the first is told in full.
 
     Markdown. Raises `CardError` naming the field and the run where a field would be empty.
@@ -188,7 +183,7 @@ def model_card(runs: Sequence[Run], found: Findings, chapters: Sequence[str]) ->
         "by_site": _by_site(run, images),
     }
     facts |= _calibration(run) | _saliency(run, found.figures) | _limits(run)
-    return _page("model", chapters, **facts)
+    return _page("model", **facts)
 
 
 def _by_site(run: Run, images: pd.DataFrame) -> str:
@@ -253,7 +248,7 @@ def _limits(run: Run) -> dict[str, Any]:
 # Saliency cards
 
 
-def saliency_card(method: str, figures: pd.DataFrame, chapters: Sequence[str]) -> str:
+def saliency_card(method: str, figures: pd.DataFrame) -> str:
     """The page of one method of `gradcam.METHODS`; `figures` has the columns FIGURES.
 
     What is known of the method before anything is measured stands in card_texts/saliency.
@@ -268,7 +263,7 @@ def saliency_card(method: str, figures: pd.DataFrame, chapters: Sequence[str]) -
         raise CardError(method, "the field 'measured here' of its card", "no figures", remedy)
     shown = own.assign(model=own["model"].map(lambda name: get_architecture(name).title))
     facts = {"title": TITLES[method], "known": known.read_text("utf-8").strip()}
-    return _page("saliency", chapters, measured=_figures_table(shown, "metric", "model"), **facts)
+    return _page("saliency", measured=_figures_table(shown, "metric", "model"), **facts)
 
 
 def _method_title(method: str) -> str:

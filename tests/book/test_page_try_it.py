@@ -20,7 +20,7 @@ from osteo_utils.networks.saved import load_model
 from osteo_utils.runs import read_run
 from osteo_utils.saliency.gradcam import grad_cam, resized
 
-PAGE = "notebooks/22_try_your_own.html"
+PAGE = "notebooks/try_your_own.html"
 RUNS = ROOT / "runs/simulated/smoke"
 TYPES = {"png": "image/png", "webp": "image/webp", "jpg": "image/jpeg"}
 LISTEN = """() => {

@@ -154,6 +154,6 @@ def test_chapter_runs(chapter):
 
 
 def test_the_custom_cnn_that_chapter_06_builds_by_hand_is_the_one_of_the_library():
-    built = (smoke_build() / "notebooks/06_custom_cnn.ipynb").read_text("utf-8")
+    built = (smoke_build() / "notebooks/custom_cnn.ipynb").read_text("utf-8")
     said = [output for cell in json.loads(built)["cells"] for output in cell.get("outputs", [])]
     assert "Not the same any more" not in json.dumps(said)

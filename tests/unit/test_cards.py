@@ -26,7 +26,6 @@ from osteo_utils.scoring.evaluate import bootstrap, temperature, tempered
 sys.path.append(str(Path(__file__).resolve().parents[2] / "book"))
 import stage
 
-CHAPTERS = ["02_data_audit", "17_comparison", "19_can_you_trust_a_heatmap"]
 RESAMPLES = 50  # of the profile smoke
 
 
@@ -94,7 +93,7 @@ def folder(made, tmp_path):
 
 def card(folder):
     runs = [read_run(folder / "custom_cnn" / f"seed{seed}") for seed in (0, 1)]
-    return cards.model_card(runs, read_findings(folder), CHAPTERS)
+    return cards.model_card(runs, read_findings(folder))
 
 
 def models_of(folder):
@@ -102,7 +101,7 @@ def models_of(folder):
 
 
 def write_cards(folder, target):
-    return cards.write_cards(models_of(folder), read_findings(folder), target, CHAPTERS)
+    return cards.write_cards(models_of(folder), read_findings(folder), target)
 
 
 def section(page, title):
@@ -249,19 +248,19 @@ def test_figures_of_an_earlier_training_are_refused(folder):
 def test_every_method_has_a_card_with_its_figures():
     figures = saliency_of()
     for value, method in enumerate(METHODS, start=31):
-        page = saliency_card(method, figures, CHAPTERS)
+        page = saliency_card(method, figures)
         assert f"| 0.{value} (0.10 to 0.90) |" in section(page, "Measured here")
         assert "| metric | Custom CNN |" in page
         assert "{cite}`" in section(page, "Idea")
         assert len(re.findall(r"^## ", page, re.MULTILINE)) == 6
     with pytest.raises(CardError, match="'measured here'"):
-        saliency_card("occlusion", figures[figures["method"] != "occlusion"], CHAPTERS)
+        saliency_card("occlusion", figures[figures["method"] != "occlusion"])
 
 
 def test_a_metric_that_one_model_lacks_is_said_not_to_be_measured():
     one, two = saliency_of(), saliency_of("mobilenet_v2")
     figures = pd.concat([one, two[two["metric"] == "share_inside"]])
-    page = saliency_card("grad_cam", figures, CHAPTERS)
+    page = saliency_card("grad_cam", figures)
     row = next(line for line in page.splitlines() if line.startswith("| pointing game |"))
     assert row.endswith("| not measured |")
 
@@ -337,7 +336,7 @@ def test_runs_that_are_none_of_the_book_are_left_out_of_it_in_one_line(folder, c
     assert [name for name in names if name.startswith("model_")] == ["model_custom_cnn.md"]
     notebook = {"metadata": {"papermill": {"duration": 1.0}}, "cells": []}
     notebook["metadata"]["papermill"]["parameters"] = {"profile": "smoke", "corpus": "~/<b>a</b>"}
-    notebook["cells"] = [{"cell_type": "markdown", "source": ["# Title"]}]
+    notebook["cells"] = [{"cell_type": "markdown", "metadata": {}, "source": ["# Title"]}]
     runs = [run for seeds in models_of(folder).values() for run in seeds]
     page = stage.status_page({"01": notebook}, runs)
     assert page.count("custom\\_cnn") == 2

@@ -26,7 +26,7 @@ def dressed(text):
         ("wide ([Luo et al. 2016](../book/references.md#luo2016)).", "wide {cite}`luo2016`."),
         ("[Luo et al. 2016](../book/references.md#luo2016) saw", "{cite:t}`luo2016` saw"),
         ("(AdamW, ([L 2019](../book/references.md#l2019)))", "(AdamW, {cite}`l2019`)"),
-        ("[next](07_alexnet.ipynb) and [data](../book/data.md)",) * 2,
+        ("[next](alexnet.ipynb) and [data](../book/data.md)",) * 2,
         ("> A quotation,\n> of two lines.\n\nText",) * 2,
         ("> **Read.** More.\n", ":::{admonition} Read\n:class: note\n\nMore.\n:::\n"),
         (

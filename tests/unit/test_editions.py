@@ -65,7 +65,7 @@ def test_solutions_are_whole_and_without_marks():
 @pytest.mark.parametrize(
     ("link", "address"),
     [
-        ("[a](07_alexnet.ipynb)", "[a](https://site.org/book/notebooks/07_alexnet.html)"),
+        ("[a](alexnet.ipynb)", "[a](https://site.org/book/notebooks/alexnet.html)"),
         ("[a](../book/data.md)", "[a](https://site.org/book/book/data.html)"),
         (
             "[t](../book/glossary.md#grad-cam)",
