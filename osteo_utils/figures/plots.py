@@ -59,6 +59,26 @@ def show(fig: Figure, alt: str) -> None:
         ...
         ValueError: alt text: expected a sentence that says what the figure shows, found 'fig.png'
     """
+    display(HTML(picture(fig, alt)))
+
+
+def picture(fig: Figure, alt: str) -> str:
+    """A figure as an HTML image, closed.
+
+    Args:
+        fig: The figure.
+        alt: Its alternative text, as `show` takes it.
+
+    Returns:
+        The element `img`, with the picture inside.
+
+    Raises:
+        ValueError: The alternative text has fewer than four words.
+
+    Example:
+        >>> picture(plt.figure(), "There is nothing here.")[-29:]
+        'alt="There is nothing here.">'
+    """
     if len(alt.split()) < 4:
         raise ValueError(
             f"alt text: expected a sentence that says what the figure shows, found {alt!r}"
@@ -66,11 +86,9 @@ def show(fig: Figure, alt: str) -> None:
     width = round(fig.get_figwidth() * CSS_DPI)
     data = base64.b64encode(_webp(fig)).decode("ascii")
     plt.close(fig)
-    display(
-        HTML(
-            f'<img class="figure" src="data:image/webp;base64,{data}" width="{width}" '
-            f'style="max-width: 100%; height: auto" alt="{html.escape(alt, quote=True)}">'
-        )
+    return (
+        f'<img class="figure" src="data:image/webp;base64,{data}" width="{width}" '
+        f'style="max-width: 100%; height: auto" alt="{html.escape(alt, quote=True)}">'
     )
 
 

@@ -8,11 +8,13 @@ from osteo_utils.widgets.cam_explorer import CamExplorer, Stack
 from osteo_utils.widgets.decision_explorer import DecisionExplorer
 from osteo_utils.widgets.live_gradcam import LiveGradCam
 from osteo_utils.widgets.phantom_explorer import PhantomExplorer
+from osteo_utils.widgets.slides import Slides
 
 __all__ = [
     "CamExplorer",
     "DecisionExplorer",
     "LiveGradCam",
     "PhantomExplorer",
+    "Slides",
     "Stack",
 ]

@@ -7,9 +7,10 @@ import ipywidgets
 import pytest
 import traitlets
 from ipywidgets.embed import embed_data
+from matplotlib import pyplot as plt
 from smoke import ROOT
 
-from osteo_utils.widgets import PhantomExplorer
+from osteo_utils.widgets import PhantomExplorer, Slides
 
 LOADER = ROOT / "book/assets/js/widgets.js"
 STATE, VIEW = (f"application/vnd.jupyter.widget-{kind}+json" for kind in ("state", "view"))
@@ -146,3 +147,16 @@ def test_a_widget_that_only_a_kernel_moves_says_so(tiny):
     seen = tiny(ipywidgets.IntSlider(), lost, change=lambda models: models.pop(lost.model_id))
     assert seen.page.get_by_text(NO_KERNEL).count() == 2
     assert seen.complaints == []
+
+
+def test_the_sliders_of_pictures_change_them_in_the_page(tiny):
+    def drawn(a, b):
+        return plt.figure(figsize=(1, 1)), f"a picture of {a} and {b}"
+
+    page = tiny(Slides("Pairs", {"a": (1, 2), "b": (3, 4, 5)}, drawn, start=(0, 1))).page
+    picture, told = page.locator(".slides img"), page.locator(".slides output")
+    assert picture.get_attribute("alt") == "a picture of 1 and 4"
+    page.get_by_label("a", exact=True).press("ArrowRight")
+    page.get_by_label("b", exact=True).press("ArrowRight")
+    assert picture.get_attribute("alt") == "a picture of 2 and 5"
+    assert told.all_inner_texts() == ["2", "5"]
