@@ -113,7 +113,7 @@ def read_baselines(course: Course) -> pd.DataFrame | None:
     """The table baselines.csv, or None (and a line in print) if nobody has written it yet."""
     file = course.folder / "baselines.csv"
     if not file.exists():
-        print("No baselines yet: the chapter Measuring a classifier makes them.")
+        print("No baselines yet: the chapter Baselines, calibration and populations makes them.")
         return None
     return pd.read_csv(file, dtype={"path": str, "group": str, "part": str})
 
