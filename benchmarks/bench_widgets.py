@@ -24,7 +24,13 @@ from playwright.sync_api import Page, sync_playwright
 
 from osteo_utils.registry import ARCHITECTURES, CLASS_NAMES
 from osteo_utils.runs import PROBABILITY_COLUMNS, Run
-from osteo_utils.widgets import CamExplorer, DecisionExplorer, PhantomExplorer, Stack
+from osteo_utils.widgets import (
+    CamExplorer,
+    CeilingExplorer,
+    DecisionExplorer,
+    PhantomExplorer,
+    Stack,
+)
 
 LIMIT = 16.0  # milliseconds
 FILMS = 12  # of the CamExplorer
@@ -95,6 +101,7 @@ CASES: tuple[tuple[Callable[[np.random.Generator], anywidget.AnyWidget], dict[st
     (decisions, {"rule": "thresholds"}),
     (heatmaps, {"beside": 1, "outline": 0}),
     (lambda _: PhantomExplorer(), {"mask": "trabecular", "compare": True}),
+    (lambda _: CeilingExplorer(), {"error": 2.0}),
 )
 
 

@@ -145,27 +145,69 @@ def make_simulated(
     return make_folder(root, lambda part: _simulate(part, settings, workers))
 
 
-def best_possible(population: Population | None = None) -> dict[str, float]:
+def best_possible(
+    population: Population | None = None, quantiles: int = 1_000_000
+) -> dict[str, float]:
     """Accuracy and balanced accuracy of the Bayes rule that is told the true T-score.
 
-    With error e, P(Osteoporosis | T) = Phi((-2.5 - T) / e), P(Normal | T) = Phi((T + 1) / e), and
-    Osteopenia is the rest. Accuracy is E[max_c P(c | T)]. Balanced accuracy weighs each class c
-    by its prior p_c: E[max_c P(c | T) / p_c] / 3. Expectations by the midpoint rule over a
-    million quantiles of T, which takes the clipped ends as they are.
+    Accuracy is E[max_c P(c | T)]. Balanced accuracy weighs each class c by its prior p_c:
+    E[max_c P(c | T) / p_c] / 3. Expectations by the midpoint rule over quantiles of T, which takes
+    the clipped ends as they are.
 
     Args:
         population: The usual one if none is given.
+        quantiles: How many there are.
 
     Returns:
         `accuracy` and `balanced_accuracy`, 0 to 1.
     """
     population = population or Population()
-    t = _t_scores((np.arange(1_000_000) + 0.5) / 1_000_000, population)
-    osteoporosis = ndtr((OSTEOPOROSIS_AT_OR_BELOW - t) / population.error)
-    normal = ndtr((t - OSTEOPENIA_BELOW) / population.error)
-    p = np.stack([normal, 1 - normal - osteoporosis, osteoporosis], axis=1)
+    t = true_t_scores((np.arange(quantiles) + 0.5) / quantiles, population)
+    p = label_probabilities(t, population.error)
     balanced = (p / p.mean(axis=0)).max(axis=1).mean() / len(CLASS_NAMES)
     return {"accuracy": float(p.max(axis=1).mean()), "balanced_accuracy": float(balanced)}
+
+
+def label_probabilities(t_scores: npt.NDArray[np.float64], error: float) -> npt.NDArray[np.float64]:
+    """The probability of each label, which comes from a measurement with normal error.
+
+    P(Osteoporosis | T) = Phi((-2.5 - T) / error), P(Normal | T) = Phi((T + 1) / error), and
+    Osteopenia is the rest.
+
+    Args:
+        t_scores: True ones, shape (n,).
+        error: Standard deviation of the measurement.
+
+    Returns:
+        Shape (n, 3).
+
+    Example:
+        >>> label_probabilities(np.array([-1.0, -2.5]), 0.25).round(2).tolist()
+        [[0.5, 0.5, 0.0], [0.0, 0.5, 0.5]]
+    """
+    osteoporosis = ndtr((OSTEOPOROSIS_AT_OR_BELOW - t_scores) / error)
+    normal = ndtr((t_scores - OSTEOPENIA_BELOW) / error)
+    return np.stack([normal, 1 - normal - osteoporosis, osteoporosis], axis=1)
+
+
+def true_t_scores(
+    quantiles: npt.NDArray[np.float64], population: Population
+) -> npt.NDArray[np.float64]:
+    """The true T-scores of a population at these quantiles.
+
+    Args:
+        quantiles: Between 0 and 1.
+        population: Normal and clipped.
+
+    Returns:
+        As many T-scores.
+
+    Example:
+        >>> true_t_scores(np.array([0.5, 0.99999]), Population()).tolist()
+        [-1.6, 3.0]
+    """
+    t = population.mean + population.sd * ndtri(quantiles)
+    return np.asarray(np.clip(t, population.lowest, population.highest))
 
 
 def read_truth(root: Path | str) -> pd.DataFrame:
@@ -219,11 +261,6 @@ def read_mask(root: Path | str, path: str) -> dict[str, npt.NDArray[np.bool_]]:
     return {name: (bits >> bit & 1).astype(bool) for bit, name in enumerate(MASKS)}
 
 
-def _t_scores(quantiles: npt.NDArray[np.float64], population: Population) -> Any:  # noqa: ANN401
-    t = population.mean + population.sd * ndtri(quantiles)
-    return np.clip(t, population.lowest, population.highest)
-
-
 def _simulate(part: Path, settings: dict[str, Any], workers: int) -> None:
     first, *streams = np.random.SeedSequence(settings["seed"]).spawn(settings["patients"] + 1)
     rng = np.random.default_rng(first)
@@ -263,7 +300,7 @@ def _draw_files(
 def _draw_knees(patients: int, population: Population, rng: np.random.Generator) -> pd.DataFrame:
     """Two rows for each patient: T-score, its measurement, class, site, and no fault."""
     # One T-score from each of `patients` equal slices: small corpora get all classes, too.
-    t = _t_scores((rng.permutation(patients) + rng.random(patients)) / patients, population)
+    t = true_t_scores((rng.permutation(patients) + rng.random(patients)) / patients, population)
     measured = t + rng.normal(0, population.error, patients)
     site = rng.choice(["A", "B"], patients)
     for label, share in enumerate(SITE_C_SHARE):

@@ -5,6 +5,7 @@ same on a page of the built book, where no kernel runs. `LiveGradCam` alone need
 """
 
 from osteo_utils.widgets.cam_explorer import CamExplorer, Stack
+from osteo_utils.widgets.ceiling_explorer import CeilingExplorer
 from osteo_utils.widgets.decision_explorer import DecisionExplorer
 from osteo_utils.widgets.live_gradcam import LiveGradCam
 from osteo_utils.widgets.phantom_explorer import PhantomExplorer
@@ -12,6 +13,7 @@ from osteo_utils.widgets.slides import Slides
 
 __all__ = [
     "CamExplorer",
+    "CeilingExplorer",
     "DecisionExplorer",
     "LiveGradCam",
     "PhantomExplorer",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import sync_playwright
 from smoke import chromium, smoke_build
+from tiny_pages import page_of
 
 FLAGS = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync"
@@ -74,6 +75,21 @@ def visit(browser):
     yield open_page
     for each in opened:
         each.context.close()
+
+
+@pytest.fixture
+def tiny(visit, tmp_path):
+    """Opens a page that holds these widgets as the book does."""
+
+    def opened(*widgets, change=lambda models: None, **options) -> Visit:
+        page = tmp_path / "page.html"
+        page.write_text(page_of(widgets, change), "utf-8")
+        seen = visit(page.as_uri(), **options)
+        ready = "document.querySelector('main > div')?.textContent"
+        seen.page.wait_for_function(ready, timeout=60_000)
+        return seen
+
+    return opened
 
 
 @pytest.fixture(scope="session")

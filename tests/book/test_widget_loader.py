@@ -1,19 +1,14 @@
 """The loader of the pages (book/assets/js/widgets.js) on tiny pages with widgets made here."""
 
-import json
-
 import anywidget
 import ipywidgets
 import pytest
 import traitlets
-from ipywidgets.embed import embed_data
 from matplotlib import pyplot as plt
-from smoke import ROOT
+from tiny_pages import LOADER, STATE, VIEW
 
 from osteo_utils.widgets import PhantomExplorer, Slides
 
-LOADER = ROOT / "book/assets/js/widgets.js"
-STATE, VIEW = (f"application/vnd.jupyter.widget-{kind}+json" for kind in ("state", "view"))
 NO_KERNEL = "This widget needs a running kernel"
 NOT_DRAWN = "This widget could not be drawn"
 
@@ -52,28 +47,6 @@ class Counter(anywidget.AnyWidget):
 
 def failing(module: str) -> anywidget.AnyWidget:
     return type("Failing", (anywidget.AnyWidget,), {"_esm": module})()
-
-
-@pytest.fixture
-def tiny(visit, tmp_path):
-    """Opens a page that holds these widgets as the book does: their saved state, a view of each."""
-
-    def opened(*widgets, change=lambda models: None):
-        data = embed_data(views=widgets, drop_defaults=False)
-        change(data["manager_state"]["state"])
-        scripts = [(STATE, data["manager_state"]), *((VIEW, view) for view in data["view_specs"])]
-        kept = "".join(
-            f'<script type="{kind}">{json.dumps(held)}</script>' for kind, held in scripts
-        )
-        page = tmp_path / "page.html"
-        head = f'<!doctype html><title>Tiny</title><script src="{LOADER.as_uri()}" defer></script>'
-        page.write_text(f"{head}<main>{kept}</main>", "utf-8")
-        seen = visit(page.as_uri())
-        ready = "document.querySelector('main > div')?.textContent"
-        seen.page.wait_for_function(ready, timeout=60_000)
-        return seen
-
-    return opened
 
 
 def test_views_of_one_widget_share_its_traits(tiny):
