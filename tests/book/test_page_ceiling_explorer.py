@@ -57,11 +57,12 @@ def test_a_mark_jumps_to_its_error_and_both_pictures_follow(explorer):
     seen, widget = explorer()
     before = widget.locator(".ce-labels path").evaluate_all("all => all.map((e) => e.outerHTML)")
     dot = widget.locator(".ce-dot")
-    place = dot.get_attribute("cx"), dot.get_attribute("cy")
+    place = [float(dot.get_attribute(name)) for name in ("cx", "cy")]
     widget.get_by_role("button", name="Ultrasound of the heel").press("Enter")
     assert float(slider(widget).input_value()) == 2
     assert said(widget) == pytest.approx([0.58, 0.52])
-    assert (dot.get_attribute("cx"), dot.get_attribute("cy")) > place
+    assert float(dot.get_attribute("cx")) > place[0]
+    assert float(dot.get_attribute("cy")) > place[1]  # lower on the screen
     after = widget.locator(".ce-labels path").evaluate_all("all => all.map((e) => e.outerHTML)")
     assert sum(old != new for old, new in zip(before, after, strict=True)) == 3  # the curves
     region = widget.locator("[aria-live=polite]")

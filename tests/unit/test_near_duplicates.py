@@ -230,8 +230,8 @@ def test_what_is_kept_of_a_film_does_not_grow_with_it():
     assert sum(np.asarray(part).nbytes for part in film) < 50_000
 
 
-def test_chapter_02_tells_the_numbers_of_the_search():
-    text = (Path(__file__).parents[2] / "notebooks/data_audit.ipynb").read_text("utf-8")
+def test_the_page_on_near_duplicates_tells_the_numbers_of_the_search():
+    text = (Path(__file__).parents[2] / "notebooks/deeper_near_duplicates.ipynb").read_text("utf-8")
     for told in (
         f"up to {near_duplicates.POINTS} small places",
         f"*descriptor* of {near_duplicates.CELLS**2 * near_duplicates.DIRECTIONS} numbers",
