@@ -14,7 +14,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # In a container everybody is root, and JupyterLab asks whether that is meant.
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help book study test test-slurm versions lint lab app clean clean-runs
+.PHONY: help book editions pdf study test test-slurm versions lint lab app clean clean-runs
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,11 @@ help: ## print this list
 
 book: $(READY) ## build the book: environment, corpus, chapters, pages
 	@$(PYTHON) book/locked.py build/book.lock $(BIN)/python book/build.py --profile "$(PROFILE)" --corpus "$(CORPUS)"
+
+editions: $(READY) ## write the notebooks for students and instructors, quizzes and assignments alone
+	@$(BIN)/python book/editions.py build/editions
+	@$(BIN)/python book/quizzes.py build/quizzes
+	@$(BIN)/python book/assignments.py build/assignments
 
 study: $(READY) ## train the reference study anew, here or with EXECUTOR=slurm: days on two cores
 	@$(BIN)/python -m snakemake --snakefile book/study.smk --profile profiles/$(EXECUTOR)

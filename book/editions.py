@@ -10,10 +10,13 @@ One source holds all: `notebooks/`. Its cells carry tags:
 | `solution`, code | a gap from `# BEGIN SOLUTION` to `# END SOLUTION` | whole | whole |
 | `instructor` | left out | left out | as it is |
 
-Links lead to the pages of the book, since a copy travels without its neighbours.
+Links lead to the pages of the book, since a copy travels without its neighbours. The button at its
+head opens the copy itself in Colab, from the branch that holds the published pages. The files have
+the numbers of the chapters, so that they sort as the contents do.
 """
 
 import copy
+import functools
 import json
 import re
 import sys
@@ -22,8 +25,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import yaml
-from contents import notebooks
 
+from contents import Chapter, chapters, notebooks
 from dress import glossary
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -32,6 +35,8 @@ EDITIONS: Final[tuple[Edition, ...]] = get_args(Edition)
 GAP: Final = "...  # your lines"
 _SOLUTION: Final = re.compile(r"^( *)# BEGIN SOLUTION\n.*?^ *# END SOLUTION$", re.M | re.S)
 _MARKS: Final = re.compile(r"^ *# (?:BEGIN|END) SOLUTION\n?", re.M)
+_COLAB: Final = re.compile(r"https://colab\.research\.google\.com/\S+/(\w+)\.ipynb")
+_TITLE: Final = re.compile(r"\A# (?!Deeper: )")
 _LINK: Final = re.compile(r"\]\((?!https?:|#)([^)\s#]+)\.(ipynb|md)(#[\w-]+)?\)")
 
 Notebook = dict[str, Any]
@@ -98,19 +103,53 @@ def _address(link: re.Match[str], site: str, terms: Mapping[str, str]) -> str:
     return f"]({site}{page}.html{'#' if place else ''}{place})"
 
 
+@functools.cache
+def _config() -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    return config
+
+
+def in_colab(text: str, edition: Edition = "student") -> str:
+    """A text whose links to chapters in Colab open the copies on the published branch.
+
+    Args:
+        text: Markdown or an address.
+        edition: Which copies.
+
+    Returns:
+        The text.
+    """
+    if "colab" not in text:
+        return text
+    url = _config()["repository"]["url"]
+    branch = _config()["sphinx"]["config"]["html_context"]["published_branch"]
+    base = url.replace("//github.com", "//colab.research.google.com/github")
+    copies = f"{base}/blob/{branch}/editions/{edition}"
+    files = {chapter.name: chapter.file for chapter in chapters()}
+    return _COLAB.sub(lambda link: f"{copies}/{files[link[1]]}", text)
+
+
+def numbered(text: str, chapter: Chapter) -> str:
+    """A text whose title, if it begins with one, has the number of the chapter."""
+    number = chapter.number.lstrip("0")
+    return _TITLE.sub(f"# {number}. ", text) if number else text
+
+
 def write_editions(out: Path) -> None:
     """Write all editions of all chapters, a folder each."""
-    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    site = config["html"]["baseurl"]
+    site = _config()["html"]["baseurl"]
     terms = glossary((ROOT / "book/glossary.md").read_text(encoding="utf-8"))
     for edition in EDITIONS:
         (out / edition).mkdir(parents=True, exist_ok=True)
-        for path in notebooks():
+        for chapter, path in zip(chapters(), notebooks(), strict=True):
             notebook = json.loads(path.read_text(encoding="utf-8"))
-            text = json.dumps(
-                edition_of(notebook, edition, site, terms), indent=1, ensure_ascii=False
-            )
-            (out / edition / path.name).write_text(text + "\n", encoding="utf-8")
+            made = edition_of(notebook, edition, site, terms)
+            for cell in made["cells"]:
+                if cell["cell_type"] == "markdown":
+                    told = in_colab(numbered("".join(cell["source"]), chapter), edition)
+                    cell["source"] = told.splitlines(keepends=True)
+            text = json.dumps(made, indent=1, ensure_ascii=False)
+            (out / edition / chapter.file).write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,81 @@
-"""How long a chapter takes to read, counted on the page that was built.
+"""How long a chapter takes, counted on the page that was built.
 
-Prose at 180 words a minute, code that is not folded at 12 lines a minute, a minute for a figure or
-a widget. Solutions are not counted.
+To read: prose at 180 words a minute, code that is not folded at 12 lines a minute, a minute for a
+figure or a widget; solutions are not counted. To do: the minutes that stand at the exercises. To
+run: what the machine of the build took, rounded up.
 """
 
 import math
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 WORDS: Final = 180  # a minute
 LINES: Final = 12
 _UNSEEN: Final = {"hide-input", "hide-cell", "remove-input", "injected-parameters", "solution"}
 _WIDGET: Final = "application/vnd.jupyter.widget-view+json"
+_EXERCISE: Final = re.compile(
+    r"^> \*\*Exercise: (.+)\*\*$\n(?:>\n)*> \*(.+?)\. (\d+) minutes?\.", re.M
+)
+
+
+class Minutes(NamedTuple):
+    """What a chapter takes.
+
+    Attributes:
+        reading: To read.
+        exercises: To do its exercises.
+        running: For the machine, without the trainings that came before.
+    """
+
+    reading: int
+    exercises: int
+    running: int
+
+    @property
+    def together(self) -> int:
+        """To read and to do."""
+        return self.reading + self.exercises
+
+    def __str__(self) -> str:
+        reading, exercises, running = map(_told, self)
+        run = f"; running took this build {running}" if self.running else ""
+        return f"reading {reading}, exercises {exercises}{run}"
+
+
+class Exercise(NamedTuple):
+    """An exercise as it is announced."""
+
+    title: str
+    kind: str
+    minutes: int
+
+
+def minutes_of(notebook: dict[str, Any]) -> Minutes:
+    """What an executed chapter takes; one that was not executed has no running time."""
+    seconds = notebook["metadata"].get("papermill", {}).get("duration", 0)
+    exercises = sum(each.minutes for each in exercises_of(notebook))
+    return Minutes(reading_minutes(notebook), exercises, math.ceil(seconds / 60))
+
+
+def exercises_of(notebook: dict[str, Any]) -> list[Exercise]:
+    r"""The exercises of a chapter that say how long they take.
+
+    Args:
+        notebook: As JSON.
+
+    Returns:
+        In their order.
+
+    Example:
+        >>> text = "> **Exercise: Twice**\n>\n> *Write the line. 5 minutes.*\n>\n> Double it."
+        >>> cell = {"cell_type": "markdown", "metadata": {}, "source": text}
+        >>> exercises_of({"cells": [cell]})
+        [Exercise(title='Twice', kind='Write the line', minutes=5)]
+    """
+    prose = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "markdown"]
+    found = _EXERCISE.findall("\n\n".join(prose))
+    return [Exercise(title, kind, int(number)) for title, kind, number in found]
 
 
 def reading_minutes(notebook: dict[str, Any]) -> int:
@@ -42,6 +105,10 @@ def reading_minutes(notebook: dict[str, Any]) -> int:
             words += _words(data) if kind == "text/markdown" else 0
             figures += kind == _WIDGET or "<img" in data
     return max(1, math.ceil(words / WORDS + lines / LINES + figures))
+
+
+def _told(minutes: int) -> str:
+    return "1 minute" if minutes == 1 else f"{minutes} minutes"
 
 
 def _shown(cell: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,6 @@ RUNS is runs/<corpus>/<profile>. The pages show those runs in it that fit, and n
 """
 
 import json
-import math
 import platform
 import shutil
 import sys
@@ -14,15 +13,21 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from osteo_utils.chapters.cards import read_findings, read_models, write_cards
 from osteo_utils.course import installed
 from osteo_utils.escape import markdown
 from osteo_utils.export import check_site
 from osteo_utils.runs import Run
 
+from assignments import write_assignments
 from build import fitting_folders, methods
 from dress import dressed, glossary
-from minutes import reading_minutes
+from editions import in_colab, write_editions
+from minutes import minutes_of
+from quizzes import write_quizzes
+from syllabus import filled, title
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "jupyter-book")
@@ -33,8 +38,10 @@ executed from its first cell to its last; a chapter that fails stops the build. 
 already trained for this corpus and profile is read from its run folder, not trained again, so
 the seconds of a second build are fewer.
 
-| chapter | minutes of reading | seconds of running | code cells |
-|---|--:|--:|--:|
+The minutes of reading are counted on the built page, those of the exercises stand at each of them.
+
+| chapter | minutes of reading | minutes of exercises | seconds of running | code cells |
+|---|--:|--:|--:|--:|
 {rows}
 
 ## Trainings
@@ -55,11 +62,11 @@ Notebook = dict[str, Any]
 
 def for_the_page(notebook: Notebook, name: str, terms: dict[str, str]) -> Notebook:
     """Dress the prose; hide the parameters as papermill repeats them, and what libraries mutter."""
-    links, time = "> [Open in Colab]", f"> **Time** {told_time(notebook)}. "
+    links, time = "> [Open in Colab]", f"> **Time** {minutes_of(notebook)}. "
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             source = "".join(cell["source"]).replace(links, f"{time}{links[2:]}")
-            cell["source"] = dressed(source, name, terms)
+            cell["source"] = dressed(in_colab(source), name, terms)
         if "outputs" in cell:
             cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
         tags = cell["metadata"].get("tags", [])
@@ -70,25 +77,13 @@ def for_the_page(notebook: Notebook, name: str, terms: dict[str, str]) -> Notebo
     return notebook
 
 
-def told_time(notebook: Notebook) -> str:
-    """Minutes of reading, and of the machine, without the trainings that came before."""
-    seconds = notebook["metadata"]["papermill"]["duration"]
-    running = "less than a minute" if seconds < 60 else f"{math.ceil(seconds / 60)} minutes"
-    return f"reading {reading_minutes(notebook)} minutes; running took this build {running}"
-
-
-def title(notebook: Notebook) -> str:
-    """The first heading of a chapter."""
-    lines = (line for cell in notebook["cells"] for line in "".join(cell["source"]).splitlines())
-    return next(line[2:] for line in lines if line.startswith("# "))
-
-
 def status_row(name: str, notebook: Notebook) -> str:
     """One line of the table on the status page."""
     seconds = notebook["metadata"]["papermill"]["duration"]
     code = sum(cell["cell_type"] == "code" for cell in notebook["cells"])
-    read = reading_minutes(notebook)
-    return f"| [{title(notebook)}](../notebooks/{name}.ipynb) | {read} | {seconds:.0f} | {code} |"
+    minutes = minutes_of(notebook)
+    cells = [f"[{title(notebook)}](../notebooks/{name}.ipynb)", minutes.reading, minutes.exercises]
+    return f"| {' | '.join(map(str, [*cells, f'{seconds:.0f}', code]))} |"
 
 
 def training_row(info: dict[str, Any]) -> str:
@@ -126,14 +121,22 @@ def main() -> None:
     everyone = [run for seeds in trained.values() for run in seeds]
     check_site(models, everyone)
     write_cards(trained, read_findings(runs), site / "book/cards")
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy(ROOT / name, site)
+    shutil.copy(ROOT / "_toc.yml", site)
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
+    config["sphinx"]["local_extensions"] = {"buttons": str(ROOT / "book")}
+    (site / "_config.yml").write_text(json.dumps(config), "utf-8")
     (site / "notebooks").mkdir()
     terms = glossary((ROOT / "book/glossary.md").read_text("utf-8"))
     for name, notebook in executed.items():
         text = json.dumps(for_the_page(notebook, name, terms), ensure_ascii=False)
         (site / "notebooks" / f"{name}.ipynb").write_text(text, "utf-8")
+    for page in site.glob("book/*.md"):
+        text = filled(page.read_text("utf-8"), executed, site / "book/assets")
+        page.write_text(text, "utf-8")
     (site / "book/status.md").write_text(status_page(executed, everyone), "utf-8")
+    write_editions(site / "extra/editions")
+    write_quizzes(site / "extra/quizzes")
+    write_assignments(site / "extra/assignments")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import yaml
 from bs4 import BeautifulSoup
 from smoke import CHAPTERS, ROOT
 
+from contents import chapters
+
 AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text("utf-8")
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
 PAGES = ["book/welcome", "book/api/index", "book/api/scoring"]
@@ -22,6 +24,7 @@ PAGES += [f"book/cards/{card}" for card in CARDS]
 PAGES = [*sorted({*PAGES, "book/status"}), *(f"notebooks/{chapter}" for chapter in CHAPTERS)]
 NARROW = {"width": 360, "height": 740}
 
+each_chapter = pytest.mark.parametrize("chapter", chapters(), ids=CHAPTERS)
 each_page = pytest.mark.parametrize("page", PAGES)
 
 
@@ -94,12 +97,36 @@ def test_links_inside_the_book_lead_somewhere(html, page):
     assert broken == []
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS)
-def test_chapter_opens_in_colab(html, chapter):
+@each_chapter
+def test_chapter_opens_the_copy_for_students_in_colab(html, chapter):
     url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
     base = url.replace("https://github.com", "https://colab.research.google.com/github")
-    links = [a["href"] for a in soup(html / f"notebooks/{chapter}.html").select("a[href*=colab]")]
-    assert f"{base}/blob/main/notebooks/{chapter}.ipynb" in links
+    page = soup(html / f"notebooks/{chapter.name}.html")
+    links = [link["href"] for link in page.select("a[href*=colab]")]
+    assert set(links) == {f"{base}/blob/gh-pages/editions/student/{chapter.file}"}
+    assert len(links) >= 2  # the rocket, and the box at the head
+    assert (html / f"editions/student/{chapter.file}").exists()
+
+
+@each_chapter
+def test_chapter_offers_its_copies_and_slides(html, chapter):
+    page = html / f"notebooks/{chapter.name}.html"
+    links = {a["href"] for a in soup(page).select(".article-header-buttons a[href]")}
+    copies = {
+        f"../editions/{each}/{chapter.file}" for each in ("student", "solutions", "instructor")
+    }
+    assert copies <= links
+    assert f"../slides/{Path(chapter.file).stem}.html" in links
+    assert all((page.parent / link).exists() for link in links if link.startswith("../"))
+
+
+@each_chapter
+def test_chapter_has_its_number_in_the_side_bar(html, chapter):
+    page = soup(html / "book/welcome.html")
+    [link] = page.select(f'nav.bd-links a[href$="notebooks/{chapter.name}.html"]')
+    number = "" if chapter.deeper else chapter.number.lstrip("0")
+    assert link.get_text(strip=True).startswith(f"{number}. " if number else "")
+    assert chapter.deeper == link.get_text(strip=True).startswith("Deeper: ")
 
 
 def test_search_finds_a_word_offline(html, visit):

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "book"))
 import editions
+from contents import _walk, chapters
 
 TERMS = {"grad-cam": "Grad-CAM"}
 SITE = "https://site.org/book/"
@@ -94,9 +95,9 @@ def written(tmp_path_factory):
 
 @pytest.mark.parametrize("edition", editions.EDITIONS)
 def test_every_chapter_has_a_valid_copy(written, edition):
-    chapters = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
-    assert sorted(path.name for path in (written / edition).iterdir()) == chapters
-    for name in chapters:
+    names = [chapter.file for chapter in chapters()]
+    assert sorted(path.name for path in (written / edition).iterdir()) == names
+    for name in names:
         nbformat.validate(nbformat.read(written / edition / name, as_version=4))
 
 
@@ -111,3 +112,37 @@ def test_no_copy_leads_to_a_file_that_it_has_not(written):
         cells = json.loads(path.read_text("utf-8"))["cells"]
         prose = "".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
         assert re.findall(relative, prose) == []
+
+
+def test_copies_have_the_numbers_of_the_contents():
+    pages = [{"file": "notebooks/b", "sections": [{"file": "notebooks/deep"}, {"glob": "x*"}]}]
+    parts = [
+        {"caption": "Start", "chapters": [{"file": "notebooks/a"}, {"file": "book/data"}]},
+        {"caption": "I", "numbered": 1, "chapters": [*pages, {"file": "notebooks/c"}]},
+    ]
+    found = list(_walk(parts))
+    assert [each.file for each in found] == [
+        "00_a.ipynb",
+        "01_b.ipynb",
+        "01a_deep.ipynb",
+        "02_c.ipynb",
+    ]
+    assert [each.deeper for each in found] == [False, False, True, False]
+    assert [each.part for each in found] == ["Start", "I", "I", "I"]
+
+
+def test_a_title_gets_the_number_of_its_chapter(written):
+    for chapter in chapters():
+        [head, *_] = json.loads((written / "student" / chapter.file).read_text("utf-8"))["cells"]
+        number = chapter.number.lstrip("0")
+        wanted = "Deeper: " if chapter.deeper else f"{number}. " if number else ""
+        assert "".join(head["source"]).startswith(f"# {wanted}")
+
+
+@pytest.mark.parametrize("edition", editions.EDITIONS)
+def test_a_copy_opens_itself_in_colab_from_the_published_branch(written, edition):
+    for chapter in chapters():
+        text = (written / edition / chapter.file).read_text("utf-8")
+        links = re.findall(r"https://colab[^)\s\"\\]+", text)
+        end = f"/blob/gh-pages/editions/{edition}/{chapter.file}"
+        assert [link.endswith(end) for link in links] == [True]

@@ -53,3 +53,27 @@ def test_addresses_and_blocks_of_code_are_no_words():
 
 def test_examples_are_right():
     assert doctest.testmod(minutes).failed == 0
+
+
+def exercise(kind="Write the line", time="5 minutes", title="Twice"):
+    text = f"Before.\n\n> **Exercise: {title}**\n>\n> *{kind}. {time}.*\n>\n> Double it."
+    return {"cell_type": "markdown", "metadata": {}, "source": text.splitlines(keepends=True)}
+
+
+def test_exercises_count_what_stands_at_them():
+    cells = [exercise(), prose(10), exercise("Predict before you run", "1 minute", "Guess: first")]
+    notebook = {"cells": cells, "metadata": {"papermill": {"duration": 61.0}}}
+    assert minutes.exercises_of(notebook) == [
+        ("Twice", "Write the line", 5),
+        ("Guess: first", "Predict before you run", 1),
+    ]
+    assert minutes.minutes_of(notebook) == (1, 6, 2)
+    assert str(minutes.minutes_of(notebook)) == (
+        "reading 1 minute, exercises 6 minutes; running took this build 2 minutes"
+    )
+
+
+def test_a_chapter_that_was_not_executed_has_no_running_time():
+    assert str(minutes.minutes_of({"cells": [exercise()], "metadata": {}})) == (
+        "reading 1 minute, exercises 5 minutes"
+    )
