@@ -28,6 +28,9 @@ editions: $(READY) ## write the notebooks for students and instructors, quizzes 
 	@$(BIN)/python book/quizzes.py build/quizzes
 	@$(BIN)/python book/assignments.py build/assignments
 
+pdf: book $(READY_DEV) ## print the book with Chromium into build/<corpus>/<profile>/book.pdf
+	@$(BIN)/python book/pdf.py "$(PROFILE)" "$(CORPUS)"
+
 study: $(READY) ## train the reference study anew, here or with EXECUTOR=slurm: days on two cores
 	@$(BIN)/python -m snakemake --snakefile book/study.smk --profile profiles/$(EXECUTOR)
 

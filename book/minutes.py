@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 WORDS: Final = 180  # a minute
 LINES: Final = 12
-_UNSEEN: Final = {"hide-input", "hide-cell", "remove-input", "injected-parameters", "solution"}
+UNSEEN: Final = {"hide-input", "hide-cell", "remove-input", "injected-parameters", "solution"}
 _WIDGET: Final = "application/vnd.jupyter.widget-view+json"
 _EXERCISE: Final = re.compile(
     r"^> \*\*Exercise: (.+)\*\*$\n(?:>\n)*> \*(.+?)\. (\d+) minutes?\.", re.M
@@ -99,7 +99,7 @@ def reading_minutes(notebook: dict[str, Any]) -> int:
         if cell["cell_type"] == "markdown":
             words += 0 if "solution" in tags else _words(source)
             continue
-        if not tags & _UNSEEN:
+        if not tags & UNSEEN:
             lines += sum(bool(line.strip()) for line in source.splitlines())
         for kind, data in _shown(cell):
             words += _words(data) if kind == "text/markdown" else 0

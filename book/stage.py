@@ -23,8 +23,10 @@ from osteo_utils.runs import Run
 
 from assignments import write_assignments
 from build import fitting_folders, methods
+from decks import write_decks
 from dress import dressed, glossary
 from editions import in_colab, write_editions
+from guide import write_guide
 from minutes import minutes_of
 from quizzes import write_quizzes
 from syllabus import filled, title
@@ -134,6 +136,8 @@ def main() -> None:
         text = filled(page.read_text("utf-8"), executed, site / "book/assets")
         page.write_text(text, "utf-8")
     (site / "book/status.md").write_text(status_page(executed, everyone), "utf-8")
+    write_guide(executed, site / "book/guide")
+    write_decks(executed, site / "extra/slides")
     write_editions(site / "extra/editions")
     write_quizzes(site / "extra/quizzes")
     write_assignments(site / "extra/assignments")

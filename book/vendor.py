@@ -17,6 +17,8 @@ NPM = Path(sys.prefix) / ("Scripts/npm.exe" if sys.platform == "win32" else "bin
 ONNX = "onnxruntime-web/dist"  # of its builds the smallest: WebAssembly, on the processor
 SERVED = {  # in node_modules -> in the folder that is served
     "mathjax/es5/tex-svg-full.js": "mathjax.js",  # SVG output: no fonts to load
+    "reveal.js/dist/reveal.js": "reveal.js",
+    "reveal.js/dist/reveal.css": "reveal.css",
     f"{ONNX}/ort.wasm.bundle.min.mjs": "ort.mjs",
     f"{ONNX}/ort-wasm-simd-threaded.wasm": "ort-wasm-simd-threaded.wasm",
 }
