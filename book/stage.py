@@ -123,7 +123,9 @@ def main() -> None:
     everyone = [run for seeds in trained.values() for run in seeds]
     check_site(models, everyone)
     write_cards(trained, read_findings(runs), site / "book/cards")
-    shutil.copy(ROOT / "_toc.yml", site)
+    # Chapters have numbers, their sections and deeper pages have none: one level is numbered.
+    toc = (ROOT / "_toc.yml").read_text("utf-8").replace("numbered: true", "numbered: 1")
+    (site / "_toc.yml").write_text(toc, "utf-8")
     config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
     config["sphinx"]["local_extensions"] = {"buttons": str(ROOT / "book")}
     (site / "_config.yml").write_text(json.dumps(config), "utf-8")
