@@ -107,7 +107,7 @@ def write_assignments(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for chapter, path in zip(chapters(), notebooks(), strict=True):
         if made := assignment(json.loads(path.read_text(encoding="utf-8")), chapter):
-            nbformat.write(made, out / chapter.file)  # type: ignore[no-untyped-call]
+            nbformat.write(made, out / chapter.file)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
     )
     spent = os.times()
     notebook.metadata["processor_seconds"] = round(spent.children_user + spent.children_system)
-    nbformat.write(notebook, partial)  # type: ignore[no-untyped-call]
+    nbformat.write(notebook, partial)
     partial.replace(target)
 
 

@@ -112,7 +112,8 @@ def as_moodle(heading: str, questions: list[Question]) -> bytes:
         for answer in question["answers"]:
             _answer(item, answer, question)
     ET.indent(root)
-    return ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    page: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return page
 
 
 def _answer(item: ET.Element, answer: dict[str, Any], question: Question) -> None:

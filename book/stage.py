@@ -5,6 +5,7 @@ python book/stage.py SITE VENDOR MODELS RUNS EXECUTED.ipynb...
 RUNS is runs/<corpus>/<profile>. The pages show those runs in it that fit, and no others.
 """
 
+import copy
 import json
 import platform
 import shutil
@@ -132,11 +133,12 @@ def main() -> None:
     (site / "notebooks").mkdir()
     terms = glossary((ROOT / "book/glossary.md").read_text("utf-8"))
     for name, notebook in executed.items():
-        text = json.dumps(for_the_page(notebook, name, terms), ensure_ascii=False)
+        page = for_the_page(copy.deepcopy(notebook), name, terms)
+        text = json.dumps(page, ensure_ascii=False)
         (site / "notebooks" / f"{name}.ipynb").write_text(text, "utf-8")
-    for page in site.glob("book/*.md"):
-        text = filled(page.read_text("utf-8"), executed, site / "book/assets")
-        page.write_text(text, "utf-8")
+    for source in site.glob("book/*.md"):
+        text = filled(source.read_text("utf-8"), executed, site / "book/assets")
+        source.write_text(text, "utf-8")
     (site / "book/status.md").write_text(status_page(executed, everyone), "utf-8")
     write_guide(executed, site / "book/guide")
     write_decks(executed, site / "extra/slides")

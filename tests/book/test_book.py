@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -127,6 +128,31 @@ def test_chapter_has_its_number_in_the_side_bar(html, chapter):
     number = "" if chapter.deeper else chapter.number.lstrip("0")
     assert link.get_text(strip=True).startswith(f"{number}. " if number else "")
     assert chapter.deeper == link.get_text(strip=True).startswith("Deeper: ")
+
+
+@pytest.mark.parametrize(
+    ("route", "low", "high"), [("Two", 70, 130), ("Six", 5, 7), ("Twenty", 17, 23)]
+)
+def test_a_route_takes_about_as_long_as_it_says(html, route, low, high):
+    quotes = soup(html / "book/welcome.html").select(".bd-article blockquote")
+    [text] = [
+        q.get_text(" ") for q in quotes if q.get_text(strip=True).startswith(f"{route} hours")
+    ]
+    [number] = re.findall(r"take (?:about )?(\d+) ", text)
+    assert low <= int(number) <= high
+
+
+@each_chapter
+def test_no_slide_is_too_large_and_none_asks_another_host(html, visit, chapter):
+    seen = visit((html / f"slides/{Path(chapter.file).stem}.html").as_uri())
+    large = """() => [...Array(deck.getTotalSlides()).keys()].filter(number => {
+        deck.slide(number);
+        const slide = deck.getCurrentSlide();
+        return slide.scrollHeight > 752 || slide.scrollWidth > 1202;
+    })"""
+    assert seen.page.evaluate(large) == []
+    assert seen.foreign == []
+    assert seen.complaints == []
 
 
 def test_search_finds_a_word_offline(html, visit):

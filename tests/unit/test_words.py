@@ -23,7 +23,7 @@ WORDS = {
 }
 # Turns of speech that a reader with English as a third language has to look up.
 IDIOMS = [
-    r"cr(?:y|ies|ied) wolf", r"rules? of thumb", r"a lot of work in such", r"have no business",
+    r"cr(?:y|ies|ied) wolf", r"a lot of work in such", r"have no business",
     r"in a nutshell", r"piece of cake", r"silver bullet", r"rabbit hole", r"sweet spot",
     r"low-hanging", r"out of the blue", r"by and large", r"take it with a (?:grain|pinch)",
     r"the devil is", r"at the end of the day", r"hand-?wav", r"goes without saying",
@@ -41,7 +41,7 @@ TONE = [
 VERDICTS = [
     r"\bas expected\b", r"\bclearly (?:better|worse|wins?|loses?|higher|lower)\b", 
     r"\bthe damage is\b", r"\bgrows in all (?:two|three|four|ten)\b", r"\bas you can see\b",
-    r"\bnot surprisingly\b", r"\bno surprise\b", r"\bwins (?:here|again|easily)\b",
+    r"\bnot surprisingly\b", r"\bis no surprise\b", r"\bwins (?:here|again|easily)\b",
     r"\bthe (?:table|figure|curve) (?:shows|proves) that\b",
 ]  # fmt: skip
 
