@@ -93,6 +93,6 @@ def test_no_verdict_on_a_run_is_typed():
 
 
 def test_the_patterns_find_what_they_are_for():
-    text = "Films called rightly grow; a detector cries wolf. Clearly better, it reaches 0.86."
+    text = "Films called rightly grow; a detector cries wolf. It is clearly better."
     hits = [p for p in [*WORDS, *IDIOMS, *TONE, *VERDICTS] if re.search(p, text, re.I)]
-    assert len(hits) == 4
+    assert len(hits) == 3
