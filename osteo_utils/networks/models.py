@@ -250,7 +250,7 @@ def _custom_cnn(x: Tensor, weights: Weights, width: float) -> Tensor:
 
 
 def alexnet_maps(x: Tensor, batch_norm: bool = False) -> Tensor:
-    """The five convolutions of AlexNet in one tower (Krizhevsky et al. 2012; Krizhevsky 2014).
+    """The five convolutions of AlexNet, its two towers joined into one (Krizhevsky et al. 2012).
 
     Local response normalisation, of little use even then (Simonyan & Zisserman 2015), is left out.
 
