@@ -2,10 +2,11 @@
 
 Usage, from the root: python data/reference/transfer_results.py FOLDER WEIGHTS WORK
 
-FOLDER holds the Mendeley set, WEIGHTS the files of MobileNetV2 without top for alpha 1.0 and 0.35
-as Keras names them. WORK keeps the simulated corpus, its split, all features and all answers, so
-that a second call goes on where the first was stopped. Writes transfer_films.csv,
-transfer_answers.csv and transfer_results.csv, anew after each network. Half an hour on one core.
+FOLDER holds the Mendeley set, WEIGHTS the file of MobileNetV2 without top for alpha 0.35 as Keras
+names it: the original weights. WORK keeps the simulated corpus, its split, all features and all
+answers, so that a second call goes on where the first was stopped. Writes transfer_films.csv,
+transfer_answers.csv and transfer_results.csv, anew after each network. A quarter of an hour on one
+core.
 
 A frozen network measures each film: the means of the maps of a layer. A logistic regression is
 trained on them, its strength chosen inside the training films. The control is the same network with
@@ -39,14 +40,10 @@ LAYERS = (
     "out_relu",
 )
 LAST, MIDDLE = LAYERS[-1], LAYERS[2]
-NETWORKS = [
-    (width, weights, seed)
-    for width in (0.35, 1.0)
-    for weights, seeds in (("ImageNet", (0,)), ("random", (0, 1, 2)))
-    for seed in seeds
-]
+NETWORKS = [("ImageNet", 0), ("random", 0), ("random", 1), ("random", 2)]  # weights and seed
+FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_224_no_top.h5"
 PATIENTS, DRAWS, RESAMPLES = (30, 100), 4, 2000
-SETTING = ["films", "width", "layer", "weights", "patients"]  # what a score is of
+SETTING = ["films", "layer", "weights", "patients"]  # what a score is of
 
 
 class Films(NamedTuple):
@@ -78,13 +75,13 @@ def real(folder: Path) -> Films:
 def features(films: np.ndarray, network: tuple, weights: Path, kept: Path) -> dict:
     """What a network measures on the films (n, 224, 224), by layer; from `kept` if it is there."""
     if not kept.exists():
-        width, name, seed = network
-        file = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{width}_224_no_top.h5"
+        name, seed = network
         keras.utils.set_random_seed(seed)
         whole = keras.applications.MobileNetV2(
-            *((SIDE, SIDE, 3), width),
+            (SIDE, SIDE, 3),
+            alpha=0.35,
             include_top=False,
-            weights=str(weights / file) if name == "ImageNet" else None,
+            weights=str(weights / FILE) if name == "ImageNet" else None,
         )
         mean = keras.layers.GlobalAveragePooling2D()
         means = {layer: mean(whole.get_layer(layer).output) for layer in LAYERS}
@@ -136,8 +133,8 @@ def answered(films: Films, network: tuple, weights: Path, work: Path) -> pd.Data
         rows = (cross_validated if films.train.empty else held_out)(found, films)
         table = pd.DataFrame(rows, columns=["layer", "patients", "draw", "answers"])
         table["answers"] = ["".join(map(str, each)) for each in table["answers"]]
-        keys = dict(zip(("width", "weights", "seed"), network, strict=True))
-        table = table.assign(films=films.scored["films"].iloc[0], **keys)
+        table = table.assign(films=films.scored["films"].iloc[0])
+        table["weights"], table["seed"] = network
         table[[*SETTING, "seed", "draw", "answers"]].to_csv(kept, index=False)
         print(name, flush=True)
     return pd.read_csv(kept, dtype={"answers": str})
@@ -167,7 +164,7 @@ def scored(films: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
             means["difference"] = means["ImageNet"] - means["random"]
         for name, values in means.items():
             ends = interval_ends(values[1:], 0.025, 0.975)
-            rows.append((*key[:3], name, key[3], values[0], *ends))
+            rows.append((*key[:2], name, key[2], values[0], *ends))
     return pd.DataFrame(rows, columns=[*SETTING, "value", "low", "high"])
 
 

@@ -47,7 +47,7 @@ def test_a_score_is_the_mean_recall_over_draws_and_a_difference_is_paired():
     films = pd.DataFrame({"films": "toy", "label": [0, 1, 2, 2], "group": [0, 1, 2, 3]})
     rows = [("ImageNet", "0122"), ("ImageNet", "0112"), ("random", "0000")]
     answers = pd.DataFrame(rows, columns=["weights", "answers"])
-    answers = answers.assign(films="toy", width=1.0, layer="last", patients=4)
+    answers = answers.assign(films="toy", layer="last", patients=4)
     found = scored(films, answers).set_index("weights")["value"]
     # ImageNet: recalls 1, 1 and the mean of 1 and 1/2; random: 1, 0, 0
     assert found["ImageNet"] == pytest.approx((1 + 1 + 0.75) / 3)
