@@ -4,6 +4,7 @@
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ import pandas as pd
 from osteo_utils.course import data_file
 from osteo_utils.registry import ARCHITECTURES
 from osteo_utils.runs import PREDICTION_COLUMNS, Run
+from osteo_utils.scoring.evaluate import with_interval
 
 _KEYS = ["model", "seed"]
 
@@ -47,6 +49,36 @@ def shipped_study() -> dict[str, list[Run]]:
         )
         found[info["model"]].append(run)
     return {name: runs for name, runs in found.items() if runs}
+
+
+def beside_study(runs: Sequence[Run]) -> pd.DataFrame:
+    """The runs of a build beside those of the study, which saw larger images and has more weights.
+
+    Args:
+        runs: Of one architecture, at least one.
+
+    Returns:
+        A row for each run and for each of the study's; columns training, pixels, parameters, epochs
+        and balanced accuracy on the test part, in words with its interval.
+
+    Example:
+        >>> study = shipped_study()["vgg16"]
+        >>> beside_study(study[:1])["training"].tolist()[:2]
+        ['here, seed 0', 'reference study, seed 0']
+    """
+    study = shipped_study().get(runs[0].info["model"], [])
+    rows = [("here", run) for run in runs] + [("reference study", run) for run in study]
+    return pd.DataFrame(
+        {
+            "training": [f"{where}, seed {run.info['seed']}" for where, run in rows],
+            "pixels": [run.info["image_size"] for _, run in rows],
+            "parameters": [f"{run.info['parameters']:,}" for _, run in rows],
+            "epochs": [run.info["epochs_run"] for _, run in rows],
+            "balanced accuracy, test part": [
+                with_interval(run.metrics["test"]["balanced_accuracy"]) for _, run in rows
+            ],
+        }
+    )
 
 
 def read_predictions(folder: Path) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from osteo_utils.chapters.study import read_predictions, shipped_study
+from osteo_utils.chapters.study import beside_study, read_predictions, shipped_study
 from osteo_utils.data.splits import SplitError
 from osteo_utils.networks.training import method_of
 from osteo_utils.registry import ARCHITECTURES, STUDY, recipe
@@ -72,6 +72,17 @@ def test_a_chapter_reads_the_shipped_runs_as_it_reads_its_own(records, predictio
     assert told["value"] == pytest.approx(found, abs=1e-6)
     assert told["low"] < found < told["high"]
     assert len(run.history) == run.info["epochs_run"]
+
+
+def test_the_runs_of_a_build_stand_above_those_of_the_study():
+    shipped = shipped_study()["resnet50"]
+    own = replace(shipped[0], info=shipped[0].info | {"seed": 7, "image_size": 96})
+    table = beside_study([own])
+    expected = ["here, seed 7", *(f"reference study, seed {k}" for k in (0, 1, 2))]
+    assert table["training"].tolist() == expected
+    assert table["pixels"].tolist() == [96, 128, 128, 128]
+    assert table.iloc[:, -1].tolist()[:2] == ["0.91 (0.87 to 0.94)"] * 2
+    assert len(beside_study([replace(own, info=own.info | {"model": "vgg16+custom_cnn"})])) == 1
 
 
 def test_every_network_is_there_with_its_seeds(records):
