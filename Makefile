@@ -3,6 +3,8 @@ PROFILE ?= quick
 CORPUS ?= simulated
 PYTHON ?= python3
 EXECUTOR ?= local
+REPO ?=
+ONLY ?=
 
 BIN := .venv/bin
 READY := .venv/ready
@@ -14,7 +16,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # In a container everybody is root, and JupyterLab asks whether that is meant.
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help book editions pdf study test test-slurm versions lint lab app clean clean-runs
+.PHONY: help address app book clean clean-runs editions lab lint pdf release study test test-pages test-quick test-slurm versions
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,17 +33,32 @@ editions: $(READY) ## write the notebooks for students and instructors, quizzes 
 pdf: book $(READY_DEV) ## print the book with Chromium into build/<corpus>/<profile>/book.pdf
 	@$(BIN)/python book/pdf.py "$(PROFILE)" "$(CORPUS)"
 
+release: book ## pack pages, editions, quizzes and the package into build/release
+	@$(BIN)/python book/release.py "$(PROFILE)" "$(CORPUS)" build/release
+
+address: ## say where this repository lives: make address REPO=owner/name
+	@$(PYTHON) book/address.py "$(REPO)"
+
 study: $(READY) ## train the reference study anew, here or with EXECUTOR=slurm: days on two cores
 	@$(BIN)/python -m snakemake --snakefile book/study.smk --profile profiles/$(EXECUTOR)
 
 test: lint ## lint, then test: units, chapters in small, pages in a browser
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-quick: $(READY_DEV) ## what to run before every commit: ruff, chapters' form, units without a network
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --quick tests/unit
+	@$(BIN)/python -m pytest -q -n 2 -k source tests/notebooks/test_notebooks.py
+
+test-pages: $(READY_DEV) ## look at the pages of a profile in a browser
+	@OSTEO_TESTED_PROFILE="$(PROFILE)" $(BIN)/python -m pytest -n 2 --dist loadfile tests/book
+
 test-slurm: $(READY_DEV) ## run a small study on a real Slurm on this machine, as root
 	@$(BIN)/python tests/slurm.py
 
 versions: $(READY_DEV) ## test with the lowest, Colab's and the newest versions of the packages
-	@$(PYTHON) book/locked.py build/versions.lock $(BIN)/python tests/versions.py
+	@$(PYTHON) book/locked.py build/versions.lock $(BIN)/python tests/versions.py $(ONLY)
 
 lint: $(READY_DEV) $(LINTER)/ready ## ruff, mypy and eslint
 	@$(BIN)/ruff check --quiet .

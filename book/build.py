@@ -28,6 +28,8 @@ from osteo_utils.registry import ARCHITECTURES, PROFILES, get_profile, recipe
 from osteo_utils.runs import differences, run_digest, settings_of
 from osteo_utils.store import replace_file
 
+from address import warning
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = Path(__file__).parent
 MADE_OR_FETCHED = ("simulated", "kaggle")
@@ -201,7 +203,8 @@ def main() -> None:
         sys.exit(
             "The book was not built; what failed is said above. `make book` goes on from there."
         )
-    print(f"The book: {(folder / 'html/index.html').as_uri()}")
+    print(f"The book: {(folder / 'html/index.html').as_uri()}", flush=True)
+    print(warning(), end="", file=sys.stderr)
 
 
 if __name__ == "__main__":

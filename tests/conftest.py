@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import re
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,22 @@ from tiny_films import dicom
 from osteo_utils.phantom.corpus import make_simulated
 
 REAL_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
+# A file of tests is slow that loads Keras, starts programs or searches for near-duplicates.
+SLOW = re.compile(r"\b(?:keras|tensorflow|tiny_networks|tiny_runs|subprocess|near_duplicates)\b")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--quick`, as `make test-quick` asks."""
+    parser.addoption("--quick", action="store_true", help="leave out the files of slow tests")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `--quick`, a file of slow tests; the house rules are always asked."""
+    if not config.getoption("quick") or collection_path.suffix != ".py":
+        return None
+    if collection_path.name == "test_repository.py":
+        return None
+    return bool(SLOW.search(collection_path.read_text("utf-8"))) or None
 
 
 @pytest.fixture(scope="session")
