@@ -4,9 +4,9 @@
 
 | file | holds |
 |---|---|
-| `...-site.zip` | the pages; they read offline |
+| `...-site.zip` | all pages, with everything below but the package; they read offline |
 | `...-student.zip`, `...-solutions.zip`, `...-instructor.zip` | the chapters |
-| `...-quizzes.zip` | the questions, their answers and explanations |
+| `...-quizzes.zip`, `...-assignments.zip` | for learning platforms and otter-grader |
 | `osteo_utils-....whl` | the helper package |
 | `SHA256SUMS` | checksums, for `sha256sum --check SHA256SUMS` |
 """
@@ -16,14 +16,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 from osteo_utils import __version__
 
 from address import warning
 from build import build_folder
-from editions import EDITIONS, write_editions
+from editions import EDITIONS
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 NAME: Final = f"osteo-xray-course-{__version__}"
@@ -45,12 +44,10 @@ def write_release(html: Path, out: Path) -> None:
         )
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    with TemporaryDirectory() as editions:
-        write_editions(Path(editions))
-        folders: dict[str, Path] = {edition: Path(editions) / edition for edition in EDITIONS}
-        folders |= {"site": html, "quizzes": ROOT / "osteo_utils/chapters/quizzes"}
-        for kind, folder in folders.items():
-            shutil.make_archive(str(out / f"{NAME}-{kind}"), "zip", folder)
+    folders = {"site": html, "quizzes": html / "quizzes", "assignments": html / "assignments"}
+    folders |= {edition: html / "editions" / edition for edition in EDITIONS}
+    for kind, folder in folders.items():
+        shutil.make_archive(str(out / f"{NAME}-{kind}"), "zip", folder)
     wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(out)]
     subprocess.run([*wheel, str(ROOT)], check=True)
     sums = [

@@ -9,32 +9,37 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "book"))
-from contents import notebooks
 
 import release
+
+COPIES = [f"editions/{edition}/01_a.ipynb" for edition in release.EDITIONS]
 
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     """A release of a site of one page; its wheel is an empty file."""
     html, out = tmp_path / "html", tmp_path / "release"
-    html.mkdir()
-    (html / "index.html").write_text("<p>A page.</p>")
+    for name in ("index.html", "quizzes/qti/a.zip", "assignments/a.ipynb", *COPIES):
+        (html / name).parent.mkdir(parents=True, exist_ok=True)
+        (html / name).write_text(name)
     wheel = "osteo_utils-0-py3-none-any.whl"
     monkeypatch.setattr(release.subprocess, "run", lambda *_, **__: (out / wheel).touch())
     release.write_release(html, out)
     return out
 
 
-def test_a_release_holds_every_chapter_for_every_reader(made):
-    chapters = {path.name for path in notebooks()}
+def names(archive):
+    with zipfile.ZipFile(archive) as packed:
+        return {name for name in packed.namelist() if not name.endswith("/")}
+
+
+def test_a_release_holds_the_pages_and_the_copies_for_every_reader(made):
     for edition in release.EDITIONS:
-        with zipfile.ZipFile(made / f"{release.NAME}-{edition}.zip") as copies:
-            assert {name for name in copies.namelist() if not name.endswith("/")} == chapters
-    with zipfile.ZipFile(made / f"{release.NAME}-site.zip") as site:
-        assert "index.html" in site.namelist()
-    with zipfile.ZipFile(made / f"{release.NAME}-quizzes.zip") as quizzes:
-        assert "custom_cnn.json" in quizzes.namelist()
+        assert names(made / f"{release.NAME}-{edition}.zip") == {"01_a.ipynb"}
+    assert {"index.html", *COPIES} <= names(made / f"{release.NAME}-site.zip")
+    assert names(made / f"{release.NAME}-quizzes.zip") == {"qti/a.zip"}
+    assert names(made / f"{release.NAME}-assignments.zip") == {"a.ipynb"}
+    assert len(list(made.glob("*.whl"))) == 1
 
 
 def test_the_checksums_fit_and_name_every_file(made):

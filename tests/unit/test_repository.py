@@ -13,6 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from osteo_utils import __version__
 from osteo_utils.registry import ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,6 +100,20 @@ def test_readme_commands_are_in_the_makefile():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text()))
     assert {"book", "test", "versions", "lab", "clean", "clean-runs"} <= named <= targets
+
+
+def test_citation_changelog_and_package_name_the_same_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == __version__
+    assert (
+        re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)[1] == __version__
+    )
+
+
+def test_a_commit_is_checked_with_the_versions_that_the_tests_use():
+    asked = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+    ruff = re.search(r"^ruff==\S+", (ROOT / "constraints.txt").read_text("utf-8"), re.M)[0]
+    assert set(re.findall(r"ruff==[\d.]+", asked)) == {ruff}
 
 
 def test_make_lists_its_targets():
