@@ -51,4 +51,6 @@ def dress_buttons(
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect after the theme, whose own handlers have the priority 501."""
     app.connect("html-page-context", dress_buttons, priority=600)
+    # Jupyter Book sets it for an extension that is left out here.
+    app.add_config_value("comments_config", {}, "html")
     return {"parallel_read_safe": True}

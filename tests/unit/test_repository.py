@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from itertools import chain
 from pathlib import Path
 
@@ -73,6 +74,11 @@ def test_every_page_is_in_the_table_of_contents():
     assert [
         page.stem for page in (ROOT / "book").glob("*.md") if f"book/{page.stem}" not in toc
     ] == []
+
+
+def test_no_paper_is_listed_twice():
+    keys = re.findall(r"^@\w+\{(\w+),", (ROOT / "book/references.bib").read_text("utf-8"), re.M)
+    assert [key for key, times in Counter(keys).items() if times > 1] == []
 
 
 def test_no_file_is_large_and_none_is_an_artefact():
