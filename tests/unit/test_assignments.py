@@ -14,7 +14,7 @@ from contents import chapters, notebooks
 
 SOURCES = {c: nbformat.read(p, 4) for c, p in zip(chapters(), notebooks(), strict=True)}
 MADE = {c: made for c, source in SOURCES.items() if (made := assignment(source, c))}
-KEY = "otter is installed by make test"
+QUICK = sorted(MADE, key=lambda chapter: "keras" in MADE[chapter].cells[2].source)[:5]
 
 
 def test_a_check_asks_for_what_it_does_not_make_itself():
@@ -36,11 +36,15 @@ def test_an_assignment_names_each_question_once():
         assert len(set(names)) == len(names), chapter.name
 
 
-@pytest.mark.parametrize("chapter", list(MADE)[:5], ids=lambda chapter: chapter.name)
+def test_there_are_assignments_for_five_chapters():
+    assert len(MADE) >= 5
+
+
+@pytest.mark.parametrize("chapter", QUICK, ids=lambda chapter: chapter.name)
 def test_a_right_submission_gets_all_points_and_an_untouched_one_none(
     chapter, tmp_path, monkeypatch
 ):
-    pytest.importorskip("otter", reason=KEY)
+    pytest.importorskip("otter")  # make test installs it
     from otter.api import grade_submission
     from otter.assign import main as assign
 
@@ -57,5 +61,4 @@ def test_a_right_submission_gets_all_points_and_an_untouched_one_none(
     questions = sum("# BEGIN QUESTION" in cell.source for cell in MADE[chapter].cells)
     assert (right.total, right.possible) == (questions, questions)
     assert (untouched.total, untouched.possible) == (0, questions)
-    assert "Not yet" not in untouched.summary()
     assert "expected" in untouched.summary()
