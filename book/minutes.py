@@ -53,7 +53,7 @@ class Exercise(NamedTuple):
 
 def minutes_of(notebook: dict[str, Any]) -> Minutes:
     """What an executed chapter takes; one that was not executed has no running time."""
-    seconds = notebook["metadata"].get("papermill", {}).get("duration", 0)
+    seconds = notebook["metadata"].get("papermill", {}).get("duration") or 0
     exercises = sum(each.minutes for each in exercises_of(notebook))
     return Minutes(reading_minutes(notebook), exercises, math.ceil(seconds / 60))
 
