@@ -28,6 +28,8 @@ OSTEO_UTILS = sorted(str(path) for path in Path("osteo_utils").rglob("*") if pat
 DATA = sorted(str(path) for path in Path("data").rglob("*.csv"))
 SERVED = {".md", ".bib", ".css", ".js", ".svg"}
 PAGES = sorted(str(path) for path in Path("book").rglob("*") if path.suffix in SERVED)
+SCRIPTS = ("assignments", "buttons", "contents", "decks", "dress", "editions", "guide", "minutes", "quizzes")
+STAGING = [f"book/{script}.py" for script in (*SCRIPTS, "stage", "syllabus")]
 RUNS = f"runs/{config['name']}/{PROFILE}"
 HALF = max(1, workflow.cores // 2)  # two jobs side by side: small networks gain little from more
 QUIET = "TF_CPP_MIN_LOG_LEVEL=3 PYDEVD_DISABLE_FILE_VALIDATION=1"
@@ -140,7 +142,7 @@ rule html:
         PAGES,
         "_config.yml",
         "_toc.yml",
-        "book/stage.py",
+        STAGING,
         chapters=executed(CHAPTERS),
         vendor="build/vendor",
         models=f"{BUILD}/models",

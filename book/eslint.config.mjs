@@ -17,6 +17,6 @@ const OFFLINE = ["fetch", "XMLHttpRequest", "WebSocket", "EventSource"];
 export default [
   js.configs.recommended,
   { rules: RULES, languageOptions: { globals: globals.browser }, linterOptions: { reportUnusedDisableDirectives: "error" } },
-  { files: ["book/assets/js/{course,widgets}.js"], languageOptions: { sourceType: "script" } },
+  { files: ["book/assets/js/{course,deck,widgets}.js"], languageOptions: { sourceType: "script" } },
   { files: ["osteo_utils/widgets/*.js", "book/assets/js/widgets.js"], rules: { "no-restricted-globals": ["error", ...OFFLINE] } },
 ];

@@ -1,3 +1,4 @@
+/* global Reveal */
 // Start the slides; a long one is set smaller until it fits.
 const deck = new Reveal(document.querySelector(".reveal"), {
   width: 1200,
