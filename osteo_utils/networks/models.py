@@ -310,13 +310,6 @@ def _alexnet_summary(maps: Tensor, width: float) -> Tensor:
     return alexnet_vector(maps, width=round(4096 * width), batch_norm=True)
 
 
-def _mobilenet_v2(x: Tensor, weights: Weights, width: float) -> Tensor:
-    options = {"alpha": width, "include_top": False, "weights": _file(weights)}
-    with warnings.catch_warnings():  # it takes the weights for 224 px at any size, as wanted
-        warnings.filterwarnings("ignore", ".*input_shape. is undefined")
-        return keras.applications.MobileNetV2(input_tensor=x, **options).output
-
-
 def _centred_start(model: keras.Model) -> None:
     """Draw the kernels so that unit variance and zero mean pass from layer to layer.
 
@@ -346,12 +339,55 @@ def _application(class_name: str, start: Callable[[keras.Model], None] | None = 
 
     def backbone(x: Tensor, weights: Weights, width: float) -> Tensor:
         application = getattr(keras.applications, class_name)
-        model = application(input_tensor=x, include_top=False, weights=_file(weights))
+        options = {"include_top": False, "weights": _file(weights)}
+        with warnings.catch_warnings():  # some take the weights for 224 px at any size, as wanted
+            warnings.filterwarnings("ignore", ".*input_shape. is undefined")
+            if width == 1:
+                maps = application(input_tensor=x, **options).output
+            else:
+                maps = narrowed(application(input_shape=x.shape[1:], **options), x, width)
         if start is not None and weights is None:
-            start(model)
-        return model.output
+            start(keras.Model(x, maps))
+        return maps
 
     return backbone
+
+
+def narrowed(network: keras.Model, x: Tensor, width: float) -> Tensor:
+    """What a network gives on a tensor if every convolution has a share of its filters.
+
+    The graph, the names of the layers and all other settings are those of the network; the weights
+    are new.
+
+    Args:
+        network: Has one input and one output.
+        x: Takes the place of its input, symbolic, shape (n, h, w, channels).
+        width: Share of the filters of each convolution, above 0.
+
+    Returns:
+        The output, symbolic.
+
+    Example:
+        >>> vgg16 = keras.applications.VGG16(include_top=False, weights=None)
+        >>> narrowed(vgg16, keras.Input((64, 64, 3)), 0.25).shape
+        (None, 2, 2, 128)
+    """
+    outputs = []
+
+    def with_fewer_filters(layer: keras.layers.Layer) -> keras.layers.Layer:
+        settings = layer.get_config()
+        if "filters" in settings:
+            settings["filters"] = max(1, round(width * settings["filters"]))
+        return type(layer).from_config(settings)
+
+    def call(layer: keras.layers.Layer, *arguments: Any, **options: Any) -> Tensor:  # noqa: ANN401
+        outputs.append(layer(*arguments, **options))
+        return outputs[-1]
+
+    keras.models.clone_model(
+        network, input_tensors=x, clone_function=with_fewer_filters, call_function=call
+    )
+    return outputs[-1]  # that of the clone would be on an input of its own
 
 
 def _file(weights: Weights) -> Weights:
@@ -395,6 +431,6 @@ BACKBONES: Final[dict[str, Backbone]] = {
     "inception_v3": _application("InceptionV3"),
     "xception": _application("Xception"),
     "densenet121": _application("DenseNet121"),
-    "mobilenet_v2": _mobilenet_v2,
+    "mobilenet_v2": _application("MobileNetV2"),
 }
 SUMMARIES: Final[dict[str, Callable[[Tensor, float], Tensor]]] = {"alexnet": _alexnet_summary}

@@ -11,7 +11,14 @@ import pytest
 from keras import layers
 
 from osteo_utils import registry
-from osteo_utils.networks.models import PREPROCESSING, _vector, alexnet_maps, alexnet_vector, build
+from osteo_utils.networks.models import (
+    PREPROCESSING,
+    _vector,
+    alexnet_maps,
+    alexnet_vector,
+    build,
+    narrowed,
+)
 from osteo_utils.registry import ARCHITECTURES, PROFILES, get_architecture, last_conv_layers, recipe
 from osteo_utils.saliency.gradcam import last_maps
 
@@ -353,3 +360,17 @@ print("equal")
 """
     done = in_new_process(code, tmp_path)
     assert "equal" in done.stdout, done.stderr[-800:]
+
+
+@pytest.mark.parametrize("application", ["VGG16", "ResNet50", "MobileNetV2"])
+def test_a_narrowed_network_is_the_same_with_a_share_of_its_filters(application):
+    whole = getattr(keras.applications, application)(input_shape=(64, 64, 3), weights=None)
+    whole = keras.Model(whole.input, whole.layers[-3].output)
+    images = keras.Input((64, 64, 3))
+    thin = keras.Model(images, narrowed(whole, images, 0.5))
+    assert [layer.name for layer in thin.layers[1:]] == [layer.name for layer in whole.layers[1:]]
+    for ours, theirs in zip(thin.layers[1:], whole.layers[1:], strict=True):
+        assert ours.output.shape[1:-1] == theirs.output.shape[1:-1]
+        if hasattr(theirs, "filters"):
+            assert ours.filters == theirs.filters // 2
+            assert ours.kernel_size == theirs.kernel_size
