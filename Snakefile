@@ -31,7 +31,7 @@ PAGES = sorted(str(path) for path in Path("book").rglob("*") if path.suffix in S
 SCRIPTS = ("assignments", "buttons", "contents", "decks", "dress", "editions", "guide", "minutes", "quizzes")
 STAGING = [f"book/{script}.py" for script in (*SCRIPTS, "stage", "syllabus")]
 RUNS = f"runs/{config['name']}/{PROFILE}"
-HALF = max(1, workflow.cores // 2)  # two jobs side by side: small networks gain little from more
+MEMORY = 3000  # MiB, of a training or a chapter (measured: at most 2,500)
 QUIET = "TF_CPP_MIN_LOG_LEVEL=3 PYDEVD_DISABLE_FILE_VALIDATION=1"
 WITH_THREADS = "OMP_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads} TF_NUM_INTRAOP_THREADS={threads}"
 WITH_THREADS += f" TF_NUM_INTEROP_THREADS=1 {QUIET}"
@@ -82,7 +82,8 @@ rule chapter:
         f"{BUILD}/logs/{{chapter}}.log",
     params:
         corpus=lambda wildcards: CORPUS,  # a text would be searched for wildcards
-    threads: HALF
+    resources:
+        mem_mb=MEMORY,
     priority: 1
     shell:
         WITH_THREADS + " {PYTHON} book/execute.py {input.notebook:q} {output:q} {PROFILE} {params.corpus:q}"
@@ -100,7 +101,10 @@ rule train:
         f"{BUILD}/logs/{{model}}-seed{{seed}}.log",
     params:
         corpus=lambda wildcards: CORPUS,  # a text would be searched for wildcards
-    threads: workflow.cores if get_profile(PROFILE).one_at_a_time else HALF
+    # Thin networks gain little from a second core, so as many are trained side by side as there are.
+    threads: workflow.cores if get_profile(PROFILE).one_at_a_time else 1
+    resources:
+        mem_mb=MEMORY,
     priority: 2
     shell:
         WITH_THREADS + " {PYTHON} book/train.py {PROFILE} {params.corpus:q} {wildcards.model}"
@@ -121,7 +125,8 @@ rule export:
     params:
         corpus=lambda wildcards: CORPUS,  # a text would be searched for wildcards
         offered=" ".join(OFFERED),
-    threads: HALF
+    resources:
+        mem_mb=MEMORY,
     shell:
         WITH_THREADS + " {PYTHON} book/export_models.py {PROFILE} {params.corpus:q} {output:q}"
         " {params.offered} 2> {log:q} || (tail -n 20 {log:q}; exit 1)"

@@ -13,6 +13,7 @@ survives a kill, is switched off.
 import argparse
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -54,11 +55,19 @@ def snakemake_command(settings: Path, missing: Sequence[Path] = ()) -> list[str]
     that have to be made even if every page is newer than what is left.
     """
     stamps = [str(stamp.relative_to(ROOT)) for stamp in missing]
-    command = [sys.executable, "-m", "snakemake", "book", *stamps]
+    # As `python -m snakemake`, which finds the logger plugin that lies here.
+    run = f"import sys; sys.path.append({str(SCRIPTS)!r}); from snakemake.cli import main; main()"
+    command = [sys.executable, "-c", run, "book", *stamps]
     command += ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT)]
     command += ["--cores", "all", "--rerun-incomplete", "--nolock", "--keep-going"]
-    command += ["--quiet", "all", "--max-checksum-file-size", "0", "--configfile", str(settings)]
+    command += ["--quiet", "all", "--logger", "line", "--max-checksum-file-size", "0"]
+    command += ["--resources", f"mem_mb={memory_mb()}", "--configfile", str(settings)]
     return command
+
+
+def memory_mb() -> int:
+    """What the machine has, of which the jobs may take all but a quarter, in MiB."""
+    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20 * 0.75)
 
 
 def write_settings(profile: str, corpus: str, folder: Path) -> Path:

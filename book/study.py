@@ -26,7 +26,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from osteo_utils.chapters.study import read_predictions
 from osteo_utils.data.splits import PARTS, SplitError, read_split, split_identity, write_split
 from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import ARCHITECTURES, STUDIES, STUDY, Profile, recipe
@@ -43,6 +42,7 @@ from osteo_utils.runs import (
     settings_of,
 )
 from osteo_utils.store import replace_file
+from osteo_utils.study import read_predictions
 
 FILMS_A_CLASS: Final = 4  # whose maps are kept
 FILM_COLUMNS: Final = ["path", "part", "label", "group"]

@@ -18,12 +18,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from osteo_utils.course import Course, arrays, reference_scores, scores_by_seed, split, train_seeds
+from osteo_utils.data.corpus import corpus_name
 from osteo_utils.data.splits import split_hash
 from osteo_utils.figures import plots
 from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import CLASS_NAMES, get_architecture
 from osteo_utils.runs import Run, RunError, probabilities
 from osteo_utils.scoring.evaluate import interval_text, with_interval
+from osteo_utils.study import shipped_study
 
 if TYPE_CHECKING:
     import keras
@@ -34,6 +36,7 @@ _TITLES: Final = {
     "parameters": "parameters",
     "epochs_run": "epochs",
     "best_epoch": "best epoch",
+    "ended_by": "ended by",
     "seconds": "seconds",
     "precision": "precision",
     "device": "device",
@@ -49,8 +52,9 @@ def show_training(course: Course, model: str) -> list[Run]:
     """Read or train every seed of a model and show what came of it.
 
     Shown: a table of the runs, learning curves of all seeds, scores by class of the first seed,
-    test scores against the reference lines with confusion matrix and reliability, and how far the
-    mean over the seeds is from chance, the best baseline and the best possible score.
+    test scores against the reference lines with confusion matrix and reliability, how far the mean
+    over the seeds is from chance, the best baseline and the best possible score, which trainings
+    their epochs ended, and what the reference study has.
 
     Args:
         course: In which it is trained.
@@ -75,7 +79,51 @@ def show_training(course: Course, model: str) -> list[Run]:
     figure, alt = plots.run_report(runs, lines)
     plots.show(figure, alt)
     plots.say(_verdict(title, runs, lines))
+    for text in (ended_by_budget(runs), _in_the_study(course, model)):
+        if text:
+            plots.say(text)
     return runs
+
+
+def ended_by_budget(runs: Sequence[Run]) -> str:
+    """Which trainings ended with their epochs while the validation loss might have fallen further.
+
+    Every page that shows or compares runs says it: such a score tells of the budget, too.
+
+    Args:
+        runs: Finished runs, of any models.
+
+    Returns:
+        A paragraph, empty if all of them ended because validation had stopped improving.
+    """
+    cut = [
+        f"{get_architecture(run.info['model']).title}, seed {run.info['seed']} (kept epoch "
+        f"{run.info['best_epoch']} of {run.info['epochs_run']})"
+        for run in runs
+        if run.info["ended_by"] != "plateau"
+    ]
+    if not cut:
+        return ""
+    return (
+        f"**Ended by the budget: {'; '.join(cut)}.** There were no more epochs, while validation "
+        "might have improved further: such a score tells of the budget as well as of the network."
+    )
+
+
+def _in_the_study(course: Course, model: str) -> str:
+    """The same network in the reference study, which is on simulated films."""
+    study = shipped_study().get(model, [])
+    if corpus_name(course.corpus) != "simulated" or not study:
+        return ""
+    values, first = scores_by_seed(study)["value"], study[0].info
+    return (
+        f"In the reference study the same architecture has its published width "
+        f"({first['parameters']:,} parameters), sees {first['image_size']} px and is trained until "
+        f"validation stops improving. Balanced accuracy on the test part there, mean of "
+        f"{len(values)} seeds: **{values.mean():.2f}**, {values.min():.2f} to {values.max():.2f} "
+        f"from the worst seed to the best (interval of the first seed "
+        f"{interval_text(study[0].metrics['test']['balanced_accuracy'])})."
+    )
 
 
 def _show_table(table: pd.DataFrame, caption: str) -> None:
@@ -89,7 +137,8 @@ def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
         runs: Finished runs.
 
     Returns:
-        Columns seed, pixels, parameters, epochs, best epoch, seconds, precision and device.
+        Columns seed, pixels, parameters, epochs, best epoch, ended by (a plateau of the validation
+        loss, or the number of epochs), seconds, precision and device.
     """
     rows = [{title: run.info[key] for key, title in _TITLES.items()} for run in runs]
     return pd.DataFrame(rows)

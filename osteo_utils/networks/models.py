@@ -249,7 +249,7 @@ def _custom_cnn(x: Tensor, weights: Weights, width: float) -> Tensor:
     return x
 
 
-def alexnet_maps(x: Tensor, batch_norm: bool = False) -> Tensor:
+def alexnet_maps(x: Tensor, batch_norm: bool = False, width: float = 1.0) -> Tensor:
     """The five convolutions of AlexNet, its two towers joined into one (Krizhevsky et al. 2012).
 
     Local response normalisation, of little use even then (Simonyan & Zisserman 2015), is left out.
@@ -257,6 +257,7 @@ def alexnet_maps(x: Tensor, batch_norm: bool = False) -> Tensor:
     Args:
         x: Images, symbolic, shape (n, h, w, channels).
         batch_norm: Puts batch norm after each convolution, in place of its bias.
+        width: Share of the filters of each convolution, above 0.
 
     Returns:
         The last 256 maps after ReLU; those of images of 227 px are 13 x 13.
@@ -270,10 +271,10 @@ def alexnet_maps(x: Tensor, batch_norm: bool = False) -> Tensor:
         (256, 5, 1, "same"),
         *((n, 3, 1, "same") for n in (384, 384, 256)),
     )
-    for number, (filters, side, stride, padding) in enumerate(shapes, start=1):
+    for number, (published, side, stride, padding) in enumerate(shapes, start=1):
         if number in (2, 3):
             x = layers.MaxPooling2D(3, 2, name=f"pool{number - 1}")(x)
-        bias = not batch_norm
+        filters, bias = round(published * width), not batch_norm
         x = layers.Conv2D(filters, side, stride, padding, use_bias=bias, name=f"conv{number}")(x)
         x = layers.BatchNormalization(name=f"conv{number}_bn")(x) if batch_norm else x
         x = layers.ReLU(name=f"conv{number}_relu")(x)
@@ -302,7 +303,7 @@ def alexnet_vector(maps: Tensor, width: int = 4096, batch_norm: bool = False) ->
 
 
 def _alexnet(x: Tensor, weights: Weights, width: float) -> Tensor:
-    return alexnet_maps(x, batch_norm=True)
+    return alexnet_maps(x, batch_norm=True, width=width)
 
 
 def _alexnet_summary(maps: Tensor, width: float) -> Tensor:

@@ -48,7 +48,7 @@ def test_an_unknown_class_is_refused(bad):
 
 def test_profiles_grow_and_know_their_names():
     smoke, quick, full = (get_profile(name) for name in ("smoke", "quick", "full"))
-    for field in ("patients", "corpus_size", "image_size", "epochs", "resamples"):
+    for field in ("patients", "corpus_size", "image_size", "resamples"):
         assert getattr(smoke, field) < getattr(quick, field) <= getattr(full, field)
     assert all(name == profile.name for name, profile in PROFILES.items())
     assert all(p.image_size <= p.corpus_size for p in PROFILES.values())

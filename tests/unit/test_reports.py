@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 
 import keras
 import numpy as np
@@ -70,7 +71,7 @@ def course(tmp_path):
 def made(course):
     """A finished run; its six test films: four right, one wrong with 0.8, one wrong with 0.4."""
 
-    def make(seed=0, hash_of=None, stages=(1, 1, 1)):
+    def make(seed=0, hash_of=None, stages=(1, 1, 1), ended_by="plateau"):
         table = split(course)
         rows = table[table["part"] != "train"][["path", "group", "part", "label"]]
         p = np.tile(np.eye(3)[[0, 0, 1, 1, 2, 2]] * 0.7 + 0.1, (2, 1))
@@ -86,7 +87,7 @@ def made(course):
         facts = {"rows": rows, "metrics": metrics, "history": history}
         facts |= {"split_hash": hash_of or split_hash(table), "preprocessing": "0..1"}
         facts |= {"parameters": 55, "epochs_run": 3, "best_epoch": 2, "seconds": 1.5}
-        facts |= {"precision": "float32", "device": "cpu"}
+        facts |= {"precision": "float32", "device": "cpu", "ended_by": ended_by}
         network, folder = models.build("tiny", 32, seed=1), course.runs / f"seed{seed}"
         return make_run(folder, "tiny", 32, seed, folder=folder, trained=network, **facts)
 
@@ -138,6 +139,25 @@ def test_show_training_tells_what_the_runs_say(made, course, page, monkeypatch):
     assert "the best possible score is 0.90 and the model is 0.15 below it" in verdict
     assert len(set(page["alt"])) == 2
     assert "seed 1 kept epoch 2 of 3, training loss 0.80, validation loss 0.90" in page["alt"][0]
+
+
+def test_a_training_that_its_epochs_ended_is_named_on_the_page(made, course, page, monkeypatch):
+    cut = made(1, ended_by="epochs")
+    assert reports.ended_by_budget([made(0)]) == ""
+    told = reports.ended_by_budget([made(0), cut])
+    assert told.startswith("**Ended by the budget: Tiny, seed 1 (kept epoch 2 of 3).**")
+    monkeypatch.setattr(reports, "train_seeds", lambda *args: [cut])
+    reports.show_training(course, "tiny")
+    assert reports.ended_by_budget([cut]) in page["say"]
+
+
+def test_the_reference_study_stands_beside_a_training_on_simulated_films(course, made):
+    assert reports._in_the_study(course, "vgg16") == ""  # a corpus of one's own
+    simulated = dataclasses.replace(course, corpus="simulated")
+    assert reports._in_the_study(simulated, "tiny") == ""  # which the study does not have
+    told = reports._in_the_study(simulated, "vgg16")
+    assert "14,716,227 parameters), sees 128 px" in told
+    assert re.search(r"mean of 3 seeds: \*\*0\.\d\d\*\*, 0\.\d\d to 0\.\d\d", told)
 
 
 def test_curves_say_where_fine_tuning_began(made):

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "osteo_utils"
 FLOORS = (
     *("errors", "escape", "registry", "store", "progress", "runs", "fingerprint", "hardware"),
     *("scoring", "phantom", "formats", "near_duplicates"),
-    *("data", "networks", "saliency", "course", "figures"),
+    *("data", "networks", "saliency", "course", "study", "figures"),
     *("diagrams", "overlay"),
     *("inference", "widgets", "chapters", "export", "cli", "__main__"),
 )
