@@ -93,6 +93,12 @@ class LogHandler(LogHandlerBase):
                 steps.running.discard(said["job_id"])
                 steps.done.add(said["job_id"])
 
+    def close(self) -> None:
+        """Take the line away."""
+        super().close()
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
     def _draw(self) -> None:
         while True:
             if self.steps.wanted:
