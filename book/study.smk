@@ -7,13 +7,17 @@ profiles/. A training that was killed goes on where it stopped.
 import shlex
 import sys
 
+sys.path.append("book")
+from luck import trainings
+
 from osteo_utils.registry import ARCHITECTURES, STUDIES
 
 STUDY = STUDIES[config.get("study", "study")]
 MODELS = config.get("models", list(ARCHITECTURES))
 HOME = config.get("home", "build/study")
 RUN = f"{HOME}/runs/simulated/study/{{model}}/seed{{seed}}"
-SCRIPT = f"{shlex.quote(sys.executable)} book/study.py --study {config.get('study', 'study')}"
+PYTHON = shlex.quote(sys.executable)
+SCRIPT = f"{PYTHON} book/study.py --study {config.get('study', 'study')}"
 QUIET = "TF_CPP_MIN_LOG_LEVEL=3 OMP_NUM_THREADS={threads} TF_NUM_INTRAOP_THREADS={threads}"
 
 
@@ -33,6 +37,39 @@ rule tables:
         runtime=60,
     shell:
         QUIET + " {SCRIPT} collect {HOME}/inputs {HOME}/runs {HOME}/tables"
+
+
+rule luck:
+    input:
+        expand(f"{HOME}/luck/done/{{number}}", number=range(len(trainings()))),
+    output:
+        f"{HOME}/luck/luck.csv",
+    shell:
+        QUIET + " {PYTHON} book/luck.py collect {HOME}/luck {output}"
+
+
+rule luck_pool:
+    output:
+        f"{HOME}/luck/pool.npz",
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        QUIET + " {PYTHON} book/luck.py draw {HOME}/luck"
+
+
+rule luck_training:
+    input:
+        f"{HOME}/luck/pool.npz",
+    output:
+        touch(f"{HOME}/luck/done/{{number}}"),
+    log:
+        f"{HOME}/logs/luck-{{number}}.log",
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    shell:
+        QUIET + " {PYTHON} book/luck.py one {HOME}/luck {wildcards.number} > {log} 2>&1"
 
 
 rule inputs:
