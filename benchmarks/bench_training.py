@@ -29,7 +29,7 @@ def milliseconds(
     images = rng.integers(0, 255, (BATCH, size, size, 1), dtype=np.uint8)
     labels = rng.integers(0, 3, BATCH)
     start = time.perf_counter()
-    model = build(name, size, precision=precision)
+    model = build(name, size, precision=precision, width="thin")
     model.compile(keras.optimizers.AdamW(1e-4), "sparse_categorical_crossentropy")
     model.train_on_batch(images, labels)
     traced = time.perf_counter() - start

@@ -52,7 +52,7 @@ def build(
     weights: Weights = None,
     seed: int = 0,
     precision: str = "float32",
-    width: Width = "thin",
+    width: Width = "published",
 ) -> keras.Model:
     """A new model: uint8 (n, size, size, 1) in, float32 probabilities (n, 3) out.
 
@@ -71,8 +71,8 @@ def build(
         seed: Fixes the initial weights and the augmentation; the caller's random numbers go on as
             if nothing had been drawn.
         precision: Keras dtype policy of the backbone and of what lies between it and the logits.
-        width: "thin" for the network's own share of its published width, or "published"; with
-            ImageNet weights there is no other than the published one.
+        width: "published", or "thin" for the share of it that some hundred films can fill, see
+            `Architecture.thin`; with ImageNet weights there is none but the published one.
 
     Returns:
         The model, not compiled.

@@ -64,8 +64,8 @@ def test_a_cam_reads_the_layer_that_the_registry_names_and_all_of_its_towers(mod
     found = last_maps(models[name])
     assert found == last_conv_layers(name, SIZE)
     last = next(iter(found.values()))
-    expected = {"inception_v3": ("mixed7", (None, 3, 3, 192)), "vgg16": ("block5_conv3",)}
-    expected["late_fusion"] = ("vgg16_block5_conv3", (None, 5, 5, 128))
+    expected = {"inception_v3": ("mixed7", (None, 3, 3, 768)), "vgg16": ("block5_conv3",)}
+    expected["late_fusion"] = ("vgg16_block5_conv3", (None, 5, 5, 512))
     found = last, models[name].get_layer(last).output.shape
     assert found[: len(expected.get(name, ()))] == expected.get(name, ())
 
@@ -81,15 +81,15 @@ def test_on_the_smallest_images_the_registry_names_an_earlier_layer_as_the_graph
 
 
 def test_layers_of_the_library_are_found_by_their_names(models):
-    assert models["mobilenet_v2"].get_layer("Conv_1").filters == 0.35 * 1280
+    assert models["mobilenet_v2"].get_layer("Conv_1").filters == 1280
 
 
 @pytest.mark.parametrize("name", APPLICATIONS)
-def test_parameters_are_those_of_the_plain_backbone_and_our_head(name):
+def test_parameters_are_those_of_the_plain_backbone_and_our_head(models, name):
     options = {"input_shape": (SIZE, SIZE, 3), "include_top": False, "weights": None}
     plain = getattr(keras.applications, APPLICATIONS[name])(**options)
-    published = build(name, SIZE, width="published")
-    assert published.count_params() == plain.count_params() + plain.output_shape[-1] * 3 + 3
+    vector = plain.output_shape[-1]
+    assert models[name].count_params() == plain.count_params() + vector * 3 + 3
 
 
 @pytest.mark.parametrize("name", ["densenet121", "mobilenet_v2", "xception"])
@@ -120,16 +120,16 @@ def test_alexnet_can_be_narrower_and_normalised():
 
 def test_late_fusion_joins_the_vectors_of_its_members(models):
     model = models["late_fusion"]
-    assert model.get_layer("vgg16_pooled").output.shape == (None, 512 / 4)
-    assert model.get_layer("inception_v3_pooled").output.shape == (None, 2048 / 4)
-    assert model.get_layer("fused").output.shape == (None, 640)
+    assert model.get_layer("vgg16_pooled").output.shape == (None, 512)
+    assert model.get_layer("inception_v3_pooled").output.shape == (None, 2048)
+    assert model.get_layer("fused").output.shape == (None, 2560)
     members = sum(models[m].count_params() - (v * 3 + 3) for m, v in MEMBERS.items())
-    assert model.count_params() == members + 640 * 256 + 256 + 256 * 3 + 3
+    assert model.count_params() == members + 2560 * 256 + 256 + 256 * 3 + 3
     lasts = {"vgg16": "vgg16_block5_conv3", "inception_v3": "inception_v3_mixed10"}
     assert last_conv_layers("late_fusion") == lasts
 
 
-MEMBERS = {"vgg16": 128, "inception_v3": 512}
+MEMBERS = {"vgg16": 512, "inception_v3": 2048}
 
 
 @pytest.mark.parametrize(("size", "layer", "side"), [(106, "mixed7", 4), (107, "mixed10", 2)])
@@ -143,7 +143,7 @@ def test_on_small_images_inception_is_asked_at_an_earlier_layer(size, layer, sid
 def test_any_two_backbones_can_be_fused_even_with_equal_layer_names():
     model = build("vgg16+vgg19", 32)
     assert model.get_layer("vgg16_block1_conv1") is not model.get_layer("vgg19_block1_conv1")
-    assert model.get_layer("fused").output.shape == (None, 256)
+    assert model.get_layer("fused").output.shape == (None, 1024)
 
 
 def first_maps(model):
