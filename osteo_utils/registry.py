@@ -434,6 +434,7 @@ _SINGLE: Final = (
         learning_rate=2e-3,
         year=2015,
         paper="ioffe2015",
+        recipes={"quick": {"seeds": (0, 1, 2)}},
     ),
     Architecture(
         name="alexnet",
