@@ -18,14 +18,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from osteo_utils.course import Course, arrays, reference_scores, scores_by_seed, split, train_seeds
-from osteo_utils.data.corpus import corpus_name
 from osteo_utils.data.splits import split_hash
 from osteo_utils.figures import plots
 from osteo_utils.networks.saved import load_model
 from osteo_utils.registry import CLASS_NAMES, get_architecture
 from osteo_utils.runs import Run, RunError, probabilities
 from osteo_utils.scoring.evaluate import interval_text, with_interval
-from osteo_utils.study import shipped_study
 
 if TYPE_CHECKING:
     import keras
@@ -53,8 +51,8 @@ def show_training(course: Course, model: str) -> list[Run]:
 
     Shown: a table of the runs, learning curves of all seeds, scores by class of the first seed,
     test scores against the reference lines with confusion matrix and reliability, how far the mean
-    over the seeds is from chance, the best baseline and the best possible score, which trainings
-    their epochs ended, and what the reference study has.
+    over the seeds is from chance, the best baseline and the best possible score, and which
+    trainings their epochs ended.
 
     Args:
         course: In which it is trained.
@@ -79,9 +77,8 @@ def show_training(course: Course, model: str) -> list[Run]:
     figure, alt = plots.run_report(runs, lines)
     plots.show(figure, alt)
     plots.say(_verdict(title, runs, lines))
-    for text in (ended_by_budget(runs), _in_the_study(course, model)):
-        if text:
-            plots.say(text)
+    if cut := ended_by_budget(runs):
+        plots.say(cut)
     return runs
 
 
@@ -107,22 +104,6 @@ def ended_by_budget(runs: Sequence[Run]) -> str:
     return (
         f"**Ended by the budget: {'; '.join(cut)}.** There were no more epochs, while validation "
         "might have improved further: such a score tells of the budget as well as of the network."
-    )
-
-
-def _in_the_study(course: Course, model: str) -> str:
-    """The same network in the reference study, which is on simulated films."""
-    study = shipped_study().get(model, [])
-    if corpus_name(course.corpus) != "simulated" or not study:
-        return ""
-    values, first = scores_by_seed(study)["value"], study[0].info
-    return (
-        f"In the reference study the same architecture has its published width "
-        f"({first['parameters']:,} parameters), sees {first['image_size']} px and is trained until "
-        f"validation stops improving. Balanced accuracy on the test part there, mean of "
-        f"{len(values)} seeds: **{values.mean():.2f}**, {values.min():.2f} to {values.max():.2f} "
-        f"from the worst seed to the best (interval of the first seed "
-        f"{interval_text(study[0].metrics['test']['balanced_accuracy'])})."
     )
 
 

@@ -1,7 +1,6 @@
 import dataclasses
 import hashlib
 import json
-import re
 
 import keras
 import numpy as np
@@ -149,15 +148,6 @@ def test_a_training_that_its_epochs_ended_is_named_on_the_page(made, course, pag
     monkeypatch.setattr(reports, "train_seeds", lambda *args: [cut])
     reports.show_training(course, "tiny")
     assert reports.ended_by_budget([cut]) in page["say"]
-
-
-def test_the_reference_study_stands_beside_a_training_on_simulated_films(course, made):
-    assert reports._in_the_study(course, "vgg16") == ""  # a corpus of one's own
-    simulated = dataclasses.replace(course, corpus="simulated")
-    assert reports._in_the_study(simulated, "tiny") == ""  # which the study does not have
-    told = reports._in_the_study(simulated, "vgg16")
-    assert "14,716,227 parameters), sees 128 px" in told
-    assert re.search(r"mean of 3 seeds: \*\*0\.\d\d\*\*, 0\.\d\d to 0\.\d\d", told)
 
 
 def test_curves_say_where_fine_tuning_began(made):

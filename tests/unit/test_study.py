@@ -10,13 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from osteo_utils.study import beside_study, read_predictions, shipped_study
 from osteo_utils.data.splits import SplitError
 from osteo_utils.networks.training import method_of
 from osteo_utils.registry import ARCHITECTURES, STUDY, recipe
 from osteo_utils.runs import RunError, differences, probabilities
 from osteo_utils.scoring.evaluate import scores
-from osteo_utils.study import read_predictions, shipped_study
+from osteo_utils.study import beside_study, read_predictions, shipped_study
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "book"))
