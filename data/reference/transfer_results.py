@@ -10,8 +10,8 @@ core.
 
 A frozen network measures each film: the means of the maps of a layer. A logistic regression is
 trained on them, its strength chosen inside the training films. The control is the same network with
-random weights. Simulated films: the split of quick, scored on its test part; for fewer patients
-than all, four draws of them. Real films: as in mendeley_results.py, whole films.
+random weights, drawn twice. Simulated films: the split of quick, scored on its test part; for fewer
+patients than all, four draws of them. Real films: as in mendeley_results.py, whole films.
 Intervals: percentiles of a bootstrap over patients (simulated) or films (real) of the score
 averaged over draws, repeats and random networks.
 """
@@ -40,7 +40,7 @@ LAYERS = (
     "out_relu",
 )
 LAST, MIDDLE = LAYERS[-1], LAYERS[2]
-NETWORKS = [("ImageNet", 0), ("random", 0)]  # weights and seed
+NETWORKS = [("ImageNet", 0), ("random", 0), ("random", 1)]  # weights and seed
 FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_224_no_top.h5"
 PATIENTS, DRAWS, RESAMPLES = (30, 100), 4, 2000
 SETTING = ["films", "layer", "weights", "patients"]  # what a score is of
