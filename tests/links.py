@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PLACES = ("*.md", "book/**/*.md", "data/**/*.md", "notebooks/*.ipynb", "book/references.bib")
 PLACES += ("osteo_utils/chapters/card_texts/**/*.md", ".github/**/*.md")
 ADDRESS = re.compile(r"https?://[^\s<>()\[\]{}\"'`\\|]+")
-DOI = re.compile(r"^\s*doi = \{(.+?)\}", re.MULTILINE)
+DOI = re.compile(r"\bdoi\s*=\s*\{(.+?)\}")
 REGISTRY = "https://doi.org/api/handles/"
 GONE = (404, 410)
 
@@ -29,7 +29,7 @@ def links(root: Path = ROOT) -> set[str]:
     sys.path.append(str(ROOT / "book"))
     from address import address_in, pages_of
 
-    own = (address_in(root), pages_of(address_in(root)))
+    own = (address_in(root), pages_of(address_in(root)), "//localhost")
     found = set()
     for text in (file.read_text("utf-8") for place in PLACES for file in root.glob(place)):
         found |= {each.rstrip(".,;:*") for each in ADDRESS.findall(text)}

@@ -74,6 +74,6 @@ def test_links_are_found_without_the_repositorys_own(tmp_path):
     (tmp_path / "a.md").write_text(
         "[a](https://a.org/x#y). https://ada.github.io/knees/z <https://b.org>"
     )
-    (tmp_path / "book/references.bib").write_text("@a{a,\n  doi = {10.1/2(3)4},\n}\n")
+    (tmp_path / "book/references.bib").write_text("@a{a,\n  doi       = {10.1/2(3)4},\n}\n")
     wanted = {"https://a.org/x", "https://b.org", "https://doi.org/api/handles/10.1/2(3)4"}
     assert links.links(tmp_path) == wanted
