@@ -22,6 +22,7 @@ PAGES += [f"book/{path.stem}" for path in (ROOT / "book").glob("*.md")]
 REFERENCE = [f"book/api/{path.stem}" for path in sorted((ROOT / "book/api").glob("*.md"))]
 CARDS = ["index", "model_custom_cnn", "saliency_grad_cam"]  # one of each kind
 PAGES += [f"book/cards/{card}" for card in CARDS]
+PAGES += [f"book/guide/part_{number}" for number in range(len({c.part for c in chapters()}))]
 PAGES = [*sorted({*PAGES, "book/status"}), *(f"notebooks/{chapter}" for chapter in CHAPTERS)]
 NARROW = {"width": 360, "height": 740}
 
