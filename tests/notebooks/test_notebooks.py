@@ -13,7 +13,9 @@ from smoke import CHAPTERS, NOTEBOOKS, ROOT, smoke_build
 from osteo_utils import __version__
 
 sys.path.append(str(ROOT / "book"))
+from contents import chapters
 from dress import dressed, glossary, slug
+from minutes import exercises_of, reading_minutes
 
 PARAMETERS = {"profile": "quick", "corpus": "simulated", "seed": 0, "runs": "runs"}
 SECONDS = 240  # of processor time: a chapter in the smoke profile, with all that its kernel starts
@@ -153,6 +155,30 @@ def test_chapter_runs(chapter):
     assert not [output for output in outputs if output["output_type"] == "error"]
     assert "Traceback (most recent call last)" not in json.dumps(outputs)
     assert 0 < notebook["metadata"]["processor_seconds"] < SECONDS
+
+
+def test_no_chapter_is_longer_than_it_may_be():
+    long = {}
+    for chapter in chapters():
+        built = (smoke_build() / f"notebooks/{chapter.name}.ipynb").read_text("utf-8")
+        minutes, most = reading_minutes(json.loads(built)), 25 if chapter.deeper else 35
+        if minutes > most:
+            long[chapter.name] = f"{minutes} minutes, at most {most}"
+    assert long == {}
+
+
+def test_every_chapter_has_its_exercises_and_says_how_long_they_take():
+    wrong = {}
+    for chapter, path in zip(chapters(), NOTEBOOKS, strict=True):
+        notebook = read(path)
+        timed = [exercise.title for exercise in exercises_of(notebook)]
+        announced = re.findall(r"^> \*\*Exercise: (.+)\*\*$", text(notebook), re.M)
+        checked = sum("check" in cell.metadata.get("tags", []) for cell in notebook.cells)
+        if timed != announced:
+            wrong[chapter.name] = f"without minutes: {sorted({*announced} - {*timed})}"
+        elif not chapter.deeper and (len(announced) < 3 or checked < 2):
+            wrong[chapter.name] = f"{len(announced)} exercises, {checked} with a check"
+    assert wrong == {}
 
 
 def test_the_custom_cnn_that_chapter_06_builds_by_hand_is_the_one_of_the_library():
