@@ -5,6 +5,7 @@ import json
 from itertools import chain
 from pathlib import Path
 
+import mlcroissant
 import pytest
 
 from osteo_utils.errors import CorpusError
@@ -48,7 +49,6 @@ def test_it_is_written_as_json_and_read_by_mlcroissant(simulated, tmp_path):
         (tmp_path / name).write_bytes((simulated / name).read_bytes())
     file = croissant.write_croissant(tmp_path)
     assert json.loads(file.read_text("utf-8"))["license"] == croissant.LICENCE
-    mlcroissant = pytest.importorskip("mlcroissant", reason="the format's own reader is not here")
     records = list(mlcroissant.Dataset(str(file)).records("truth"))
     assert len(records) == len(read_truth(tmp_path))
 
