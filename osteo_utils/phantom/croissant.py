@@ -55,6 +55,13 @@ def croissant(root: Path | str) -> dict[str, Any]:
 
     Raises:
         CorpusError: It is another corpus.
+
+    Example:
+        >>> import tempfile
+        >>> from osteo_utils.phantom.corpus import make_simulated
+        >>> with tempfile.TemporaryDirectory() as home:
+        ...     croissant(make_simulated(f"{home}/corpus", 10, 32))["@type"]
+        'sc:Dataset'
     """
     root = Path(root)
     if not (info := corpus_info(root)):
