@@ -145,7 +145,7 @@ def state(home: Path) -> str:
     """What a killed run had come to."""
     finished = len(list(home.glob("runs/**/run.json")))
     begun = [len(list(folder.iterdir())) for folder in home.glob("runs/**/progress")]
-    chapters = len(list(home.glob("build/*/smoke/notebooks/*.ipynb")))
+    chapters = len(list(home.glob("build/*/smoke/notebooks/[a-z]*[a-z0-9].ipynb")))
     made = [name for name in ("corpora/simulated-smoke", "runs") if (home / name).exists()]
     facts = f"{finished} runs, {len(begun)} begun, {chapters} chapters"
     return facts if finished or begun or chapters else f"{' and '.join(made) or 'nothing'} made"
@@ -174,10 +174,10 @@ def texts(home: Path) -> dict[str, list[str]]:
 
 
 def differences(killed: Path, unkilled: tuple[Path, Path]) -> tuple[float, list[str]]:
-    """Largest difference of a probability, and the lines that both unkilled runs say and this not.
+    """Largest difference of a probability, and the lines in which only the killed run differs.
 
-    Times and dates differ between the unkilled ones, too, and what a chapter says of waiting or of
-    having made the audit depends on who came first: such lines are not counted.
+    What both unkilled runs say must be in the killed one, wherever it stands there. What it alone
+    says counts as well, except for other numbers: times and dates differ among the unkilled, too.
     """
     found, expected = predictions(killed), predictions(unkilled[0])
     if found.keys() != expected.keys():
@@ -189,6 +189,8 @@ def differences(killed: Path, unkilled: tuple[Path, Path]) -> tuple[float, list[
         a, b, c = (each.get(name, []) for each in (first, second, third))
         missing = (Counter(a) & Counter(b)) - Counter(c)
         lines += [f"{name}: {line!r} is missing" for line in missing.elements()]
+        x, y, z = (Counter(NUMBERS.sub("#", line) for line in each) for each in (a, b, c))
+        lines += [f"{name}: {line!r} is new" for line in (z - (x | y)).elements()]
     return largest, lines
 
 

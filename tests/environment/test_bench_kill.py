@@ -31,8 +31,8 @@ def test_a_run_that_ends_leaves_nothing_to_kill(tmp_path):
     assert outlived == []
 
 
-def test_only_what_both_unkilled_runs_say_can_be_missing(tmp_path):
-    pages = {"a": "score 0.8\ntook 3 s\n", "b": "score 0.8\ntook 4 s\n", "c": "waited\nscore 0.7\n"}
+def test_what_both_unkilled_runs_say_is_missed_and_what_neither_says_is_told(tmp_path):
+    pages = {"a": "score 0.8\ntook 3 s\n", "b": "score 0.8\ntook 4 s\n", "c": "failed\nscore 0.7\n"}
     homes = {name: tmp_path / name for name in pages}
     for name, home in homes.items():
         folder = home / "build/simulated/smoke/html"
@@ -46,5 +46,5 @@ def test_only_what_both_unkilled_runs_say_can_be_missing(tmp_path):
     assert bench_kill.differences(homes["a"], unkilled) == (0.0, [])
     assert bench_kill.differences(homes["c"], unkilled) == (
         0.25,
-        [f"{page}: 'score 0.8' is missing"],
+        [f"{page}: 'score 0.8' is missing", f"{page}: 'failed' is new"],
     )
