@@ -156,7 +156,7 @@ def collect(inputs: Path, runs: Path, out: Path, study: Profile = STUDY) -> None
 
     Raises `RunError` for a run of another network, recipe or split than the study's.
     """
-    _, split = read_inputs(inputs)
+    parts, split = read_inputs(inputs)
     wanted = [
         (model, seed, run_folder(runs, "simulated", STUDY.name, model, seed))
         for model in ARCHITECTURES
@@ -190,6 +190,7 @@ def collect(inputs: Path, runs: Path, out: Path, study: Profile = STUDY) -> None
     for run, key in zip(whole, keys, strict=True):
         with np.load(run.folder / "maps.npz") as found:
             maps |= {f"{key['model']}/seed{key['seed']}/{name}": found[name] for name in found}
+            maps["films"] = parts["test"][0][found["rows"]]  # phantoms, so that they may be shown
     replace_file(out / "maps.npz", lambda file: np.savez_compressed(file, **maps))
 
 

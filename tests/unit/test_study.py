@@ -137,6 +137,16 @@ def test_maps_have_ten_regions_across_or_more_where_they_are_called_fine(records
         assert (values.max(axis=(1, 2)) > 0).mean() > 0.5, name
 
 
+def test_the_films_of_the_maps_are_shipped_with_them(records):
+    with np.load(SHIPPED / "maps.npz") as maps:
+        films, rows = maps["films"], maps["vgg16/seed0/rows"]
+        assert all((maps[name] == rows).all() for name in maps if name.endswith("/rows"))
+    assert films.shape == (12, records[0]["image_size"], records[0]["image_size"], 1)
+    assert films.dtype == np.uint8
+    table = pd.read_csv(SHIPPED / "films.csv").query("part == 'test'")
+    assert table["label"].iloc[rows].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
 def test_the_study_ships_small():
     assert sum(file.stat().st_size for file in SHIPPED.iterdir()) < 6e6
 
