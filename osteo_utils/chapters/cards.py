@@ -43,7 +43,7 @@ from osteo_utils.scoring.evaluate import (
 )
 from osteo_utils.store import replace_file
 
-MEASURED_BY: Final = "the chapter Can you trust a heatmap?"  # it writes saliency.csv
+MEASURED_BY: Final = "the page Deeper: Six methods measured"  # it writes saliency.csv
 # Its columns; `run` is `model_digest` of the network that was measured.
 FIGURES: Final = ("method", "model", "metric", "value", "low", "high", "run")
 TEXTS: Final = Path(__file__).parent / "card_texts"

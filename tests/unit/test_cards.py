@@ -221,7 +221,7 @@ def test_a_missing_score_is_refused(folder):
 
 def test_without_figures_of_saliency_there_are_no_cards(folder):
     (folder / "saliency.csv").unlink()
-    with pytest.raises(CardError, match=r"'saliency'.*Run the chapter Can you trust a heatmap"):
+    with pytest.raises(CardError, match=r"'saliency'.*Run the page Deeper: Six methods measured"):
         write_cards(folder, folder / "cards")
 
 
@@ -239,7 +239,7 @@ def test_figures_of_an_earlier_training_are_refused(folder):
     model = load_model(run)
     model.layers[-1].bias.assign([1.0, 0.0, 0.0])
     model.save(run.folder / "model.keras")
-    told = r"'saliency'.*another training.*Run the chapter Can you trust a heatmap"
+    told = r"'saliency'.*another training.*Run the page Deeper: Six methods measured"
     with pytest.raises(CardError, match=told):
         write_cards(folder, folder / "new")
     assert not (folder / "new").exists()

@@ -423,6 +423,18 @@ def test_compare_takes_paired_differences():
         f.compare(values, np.arange(4), against="blob")
 
 
+def test_intervals_of_differences_widen_with_their_number():
+    values = {"centre blob": np.zeros(40), "one": np.random.default_rng(0).normal(size=40)}
+    alone = f.compare(values, np.arange(40)).loc["one"]
+    ten = values | {f"other {k}": values["one"] for k in range(9)}
+    among_ten = f.compare(ten, np.arange(40)).loc["one"]
+    expected = f.mean_interval(values["one"], np.arange(40), confidence=1 - 0.05 / 10)
+    assert alone["difference_low"] == alone["low"]  # one comparison: 95 %
+    assert among_ten["difference_low"] == expected["low"] < alone["difference_low"]
+    assert among_ten["difference_high"] == expected["high"] > alone["difference_high"]
+    assert among_ten["low"] == alone["low"]
+
+
 def test_measure_puts_a_perfect_map_above_the_blob_and_random_maps_not():
     n = 12
     mask = np.repeat(rectangle((0, 16), (0, 16), 1), n, axis=0)
