@@ -96,7 +96,7 @@ def _told(value: Any) -> str:  # noqa: ANN401
     if value is None or value is ...:
         return "nothing yet"
     with np.printoptions(precision=4, threshold=12, linewidth=1000):
-        text = " ".join(str(value).split()) if isinstance(value, np.ndarray) else repr(value)
+        text = str(value).replace("\n", "") if isinstance(value, np.ndarray) else repr(value)
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
