@@ -134,6 +134,20 @@ def gather(
     return field
 
 
+def same_films(runs: Mapping[str, Sequence[Run]], baselines: pd.DataFrame | None) -> bool:
+    """Whether baselines were scored on the films of these runs, row by row in both parts."""
+    if baselines is None or not runs:
+        return False
+    columns = ["path", "group", "label"]
+    first = next(iter(runs.values()))[0].predictions
+    for _, rows in baselines.groupby("baseline", sort=False):
+        for part in ("validation", "test"):
+            here, there = (t.loc[t["part"] == part, columns].astype(str) for t in (first, rows))
+            if here.to_numpy().tolist() != there.to_numpy().tolist():
+                return False
+    return True
+
+
 def title(model: str) -> str:
     """How a model of the registry, or two joined by "+", is called in the comparison."""
     return " + ".join(get_architecture(name).title for name in model.split("+"))
@@ -352,7 +366,8 @@ def mcnemars(field: Field, reference: str, part: str = "test") -> pd.DataFrame:
 def bill(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     """What each model costs: pixels, parameters, multiply_adds of one image, seconds of training.
 
-    Of the first seed; seconds are the mean over the seeds, on whatever machine trained them.
+    Of the first seed; seconds are the mean over the seeds, on whatever machine trained them. A
+    network that began from its members' runs has used their seconds, too: NaN if they are not here.
     Raises `RunError` for a network whose multiply-adds nobody counted when it was trained.
     """
     rows = {
@@ -360,11 +375,21 @@ def bill(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
             "pixels": found[0].info["image_size"],
             "parameters": found[0].info["parameters"],
             "multiply_adds": _recorded_multiply_adds(found[0]),
-            "seconds": float(np.mean([run.info["seconds"] for run in found])),
+            "seconds": _seconds(name, runs),
         }
         for name, found in runs.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _seconds(name: str, runs: Mapping[str, Sequence[Run]]) -> float:
+    own = float(np.mean([run.info["seconds"] for run in runs[name]]))
+    begun_from = get_architecture(name).members if _starts_from_members(runs[name][0]) else ()
+    return own + sum(_seconds(member, runs) if member in runs else np.nan for member in begun_from)
+
+
+def _starts_from_members(run: Run) -> bool:
+    return run.info.get("weights") == "members"
 
 
 def _recorded_multiply_adds(run: Run) -> int:

@@ -58,6 +58,13 @@ def field(runs, baselines):
 # Who takes part
 
 
+def test_baselines_of_the_same_films_may_join(runs, baselines):
+    assert comparison.same_films(runs, baselines)
+    assert not comparison.same_films(runs, baselines[baselines["path"] != "6.png"])
+    assert not comparison.same_films(runs, None)
+    assert not comparison.same_films({}, baselines)
+
+
 @pytest.mark.parametrize("name", PUBLISHED["model"])
 def test_every_published_row_has_its_counterpart_in_the_comparison(name, field):
     kind = PUBLISHED.set_index("model").loc[name, "kind"]
