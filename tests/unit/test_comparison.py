@@ -238,6 +238,18 @@ def test_a_bill_is_what_the_runs_recorded_and_the_mean_of_their_seconds():
         comparison.bill({"vgg16": [uncounted]})
 
 
+def test_a_fusion_that_began_from_its_members_pays_for_their_training():
+    facts = {"image_size": 64, "parameters": 10, "multiply_adds": 100}
+    nothing = pd.DataFrame(), {}, pd.DataFrame()
+    members = ARCHITECTURES["late_fusion"].members
+    runs = {name: [Run(Path(name), facts | {"seconds": 5.0}, *nothing)] for name in members}
+    fused = Run(Path("f"), facts | {"seconds": 1.0, "weights": "members"}, *nothing)
+    assert comparison.bill(runs | {"late_fusion": [fused]}).loc["late_fusion", "seconds"] == 11.0
+    assert np.isnan(comparison.bill({"late_fusion": [fused]}).loc["late_fusion", "seconds"])
+    fresh = Run(Path("f"), facts | {"seconds": 1.0, "weights": None}, *nothing)
+    assert comparison.bill({"late_fusion": [fresh]}).loc["late_fusion", "seconds"] == 1.0
+
+
 def test_an_ensemble_costs_the_sum_of_its_members_and_a_baseline_nothing(field):
     place = {name: i for i, name in enumerate(ARCHITECTURES, start=1)}
     one = {"parameters": 10.0, "multiply_adds": 100.0, "seconds": 1.0}
