@@ -24,7 +24,6 @@ from osteo_utils.scoring.evaluate import (
     ece_if_calibrated,
     holm,
     interval_ends,
-    mcnemar,
     mean_recall,
     multiplicities,
     two_sided,
@@ -346,19 +345,6 @@ def differences(values: pd.Series, drawn: pd.DataFrame, reference: str) -> pd.Da
     return table.assign(p_holm=holm(table["p"]))
 
 
-def mcnemars(field: Field, reference: str, part: str = "test") -> pd.DataFrame:
-    """McNemar's test of everyone else against `reference`, first seed of each.
-
-    Columns `only_other` and `only_reference` (films that one alone has right), p and p_holm.
-    """
-    y = films(field, part)["label"].to_numpy()
-    answers = {name: e.probabilities(part)[0].argmax(axis=1) for name, e in field.items()}
-    rows = {n: mcnemar(y, a, answers[reference]) for n, a in answers.items() if n != reference}
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    table = table.rename(columns={"only_a": "only_other", "only_b": "only_reference"})
-    return table.astype({"only_other": int, "only_reference": int}).assign(p_holm=holm(table["p"]))
-
-
 # ---------------------------------------------------------------------------------------------
 # What they cost
 
@@ -389,7 +375,7 @@ def _seconds(name: str, runs: Mapping[str, Sequence[Run]]) -> float:
 
 
 def _starts_from_members(run: Run) -> bool:
-    return run.info.get("weights") == "members"
+    return bool(run.info.get("weights") == "members")
 
 
 def _recorded_multiply_adds(run: Run) -> int:

@@ -203,21 +203,6 @@ def test_a_difference_is_that_of_the_paired_bootstrap(field):
     np.testing.assert_allclose(table["p_holm"], holm(table["p"]))
 
 
-def test_mcnemar_counts_the_films_that_one_alone_has_right():
-    def table(answers):
-        p = np.eye(3)[answers]
-        rows = {"path": list("abcd"), "group": list("abcd"), "part": "test", "label": [0, 1, 2, 0]}
-        return pd.DataFrame(rows | dict(zip(PROBABILITY_COLUMNS, p.T, strict=True)))
-
-    answers = {"all": [0, 1, 2, 0], "first": [0, 0, 0, 1], "last": [1, 1, 1, 0]}
-    field = {n: Entrant(n, "single", (), (table(each),)) for n, each in answers.items()}
-    found = comparison.mcnemars(field, "first")
-    assert found.loc["all", ["only_other", "only_reference"]].tolist() == [3, 0]
-    assert found.loc["last", ["only_other", "only_reference"]].tolist() == [2, 1]
-    assert found["p"].tolist() == pytest.approx([0.25, 1.0])  # 2 / 2^3; 2 of 3 tosses
-    assert found["p_holm"].tolist() == pytest.approx([0.5, 1.0])
-
-
 # ---------------------------------------------------------------------------------------------
 # Cost
 
