@@ -1,7 +1,8 @@
 """The leakage laboratory: deal films under one protocol or another, and keep what each one claims.
 
-The *study* is what an author holds: every file of some patients, copies included. The *world* is
-the other patients, one file for each radiograph: whoever will be met after the study. A protocol
+Every repeat has phantom patients of its own (`new_patients`). The *study* is what an author holds:
+every file of some of them, copies included. The *world* is the other patients, one file for each
+radiograph: whoever will be met after the study. A protocol
 claims a score inside the study; the world says what the same model is worth. Their difference,
 the optimism, is what the protocol's faults add (Kapoor & Narayanan 2023 list such faults).
 """
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal
 
 import keras
@@ -19,8 +21,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import t as student
 
+from osteo_utils.data.corpus import list_corpus
+from osteo_utils.data.images import load_arrays
 from osteo_utils.data.splits import PARTS, make_split
 from osteo_utils.networks.models import seeded
+from osteo_utils.phantom.corpus import make_simulated, read_truth
 from osteo_utils.registry import CLASS_NAMES
 from osteo_utils.scoring.evaluate import SMALLEST, balanced_accuracy
 from osteo_utils.store import replace_file
@@ -43,6 +48,53 @@ class Protocol:
     audited: bool
     unit: Literal["group", "patient", "image"]
     twice: bool = False
+
+
+def new_patients(
+    patients: int, size: int, seed: int
+) -> tuple[npt.NDArray[np.uint8], pd.DataFrame, pd.DataFrame]:
+    """Phantom patients whom nobody has met: their films, the table of an audit, the true record.
+
+    The audit is perfect: `group` is the person, `keep` is false for every planted copy. `patient`
+    is what the metadata say, where a copy looks like somebody new. Every fifth patient of each
+    class from the sites A and B becomes one of site "D", which differs in nothing but the name: a
+    place that a study can leave out. Films are uint8 (n, size, size, 1); all have the same rows.
+    """
+    with TemporaryDirectory() as folder:
+        root = make_simulated(Path(folder, "corpus"), patients, size, seed)
+        truth, images = read_truth(root), list_corpus(root)
+        films = load_arrays([root / path for path in truth["path"]], size)[..., None]
+    images = images.set_index("path").loc[truth["path"]].reset_index()
+    images["group"] = pd.factorize(truth["patient"])[0]
+    images["keep"] = (truth["fault"] == "").to_numpy()
+    people = truth[truth["site"] != "C"].drop_duplicates("patient")
+    fifth = people.loc[people.groupby("label_index").cumcount() % 5 == 0, "patient"]
+    truth.loc[truth["patient"].isin(fifth), "site"] = "D"
+    return films, images, truth
+
+
+def spectra(films: npt.NDArray[np.uint8], rings: int = 10, directions: int = 6) -> Floats:
+    """Log power of the middle of each film by ring (coarse to fine) and direction.
+
+    Shape (n, (`rings` - 1) x `directions`): the innermost ring is layout, not grain.
+    """
+    edge = films.shape[1] // 8
+    middle = films[:, edge:-edge, edge:-edge, 0].astype(np.float32)
+    middle = middle - middle.mean(axis=(1, 2), keepdims=True)
+    middle /= np.maximum(middle.std(axis=(1, 2), keepdims=True), 1e-6)
+    taper = np.hanning(middle.shape[1])
+    power = np.abs(np.fft.rfft2(middle * np.outer(taper, taper))) ** 2
+    cell = spectrum_cells(len(taper), rings, directions).ravel()
+    sums = np.array([np.bincount(cell, each.ravel(), rings * directions) for each in power])
+    return np.log(sums / np.maximum(np.bincount(cell), 1) + 1e-3)[:, directions:]
+
+
+def spectrum_cells(side: int, rings: int = 10, directions: int = 6) -> Ints:
+    """For each frequency of `numpy.fft.rfft2` of a square: ring times `directions` + direction."""
+    y, x = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)
+    ring = np.minimum(np.hypot(y, x) * 2 * rings, rings - 1).astype(int)
+    angle = (np.mod(np.arctan2(y, x), np.pi) / np.pi * directions).astype(int) % directions
+    return np.asarray(ring * directions + angle)
 
 
 def study_and_world(truth: pd.DataFrame, seed: int, share: float = 0.6) -> tuple[Ints, Ints]:
@@ -196,9 +248,11 @@ def best_of(claimed: npt.ArrayLike, true: npt.ArrayLike, k: int) -> tuple[float,
 def jackknife(statistic: Callable[[Ints], float], repeats: int) -> tuple[float, float, float]:
     """Value and 95 % interval of a statistic of independent repeats (Tukey 1958).
 
-    `statistic` takes the numbers of the repeats to use. Leaving out one after the other gives the
-    standard error; the interval is Student's with `repeats` - 1 degrees of freedom. For a mean it
-    is the usual interval. NaN ends with fewer than 3 repeats.
+    Independent are repeats with patients of their own; dealt anew from the same patients they are
+    not, and the interval is too narrow (Nadeau & Bengio 2003). `statistic` takes the numbers of
+    the repeats to use. Leaving out one after the other gives the standard error; the interval is
+    Student's with `repeats` - 1 degrees of freedom. For a mean it is the usual interval. NaN ends
+    with fewer than 3 repeats.
     """
     everyone = np.arange(repeats)
     value = statistic(everyone)

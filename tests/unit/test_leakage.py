@@ -213,3 +213,31 @@ def test_predict_gives_a_row_for_each_film_whatever_their_number(model):
     rows = np.array([5, 0, 7])
     expected = model.predict_on_batch(films)[rows]
     np.testing.assert_allclose(leakage.predict(model, films, rows, size=2), expected, atol=1e-5)
+
+
+def test_new_patients_are_a_study_with_copies_and_a_place_that_is_left_out():
+    films, images, truth = leakage.new_patients(20, 32, seed=5)
+    assert films.shape == (len(truth), 32, 32, 1)
+    assert images["path"].tolist() == truth["path"].tolist()
+    assert images["keep"].sum() == 40
+    assert (truth["fault"][images["keep"]] == "").all()
+    assert images["group"].nunique() == 20 < images["patient"].nunique()
+    away = truth[truth["site"] == "D"]
+    assert not set(away["patient"]) & set(truth.loc[truth["site"] != "D", "patient"])
+    assert away["label_index"].nunique() == 3
+
+
+def test_other_seeds_are_other_people():
+    one, other = (leakage.new_patients(10, 32, seed)[2] for seed in (1, 2))
+    assert not set(one["t_score"].round(6)) & set(other["t_score"].round(6))
+
+
+def test_spectra_tell_stripes_apart_by_coarseness_and_direction():
+    x = np.arange(64)
+    fine, coarse = (np.tile(127 + 100 * np.sin(2 * np.pi * x / p), (64, 1)) for p in (4, 8))
+    films = np.stack([fine, coarse, fine.T]).astype(np.uint8)[..., None]
+    strongest = leakage.spectra(films).argmax(axis=1)
+    ring, direction = np.divmod(strongest, 6)
+    # Of 48 pixels kept, period 4 is a frequency of 0.25: ring 5 of 10, and ring 0 is left out.
+    assert ring.tolist() == [4, 1, 4]
+    assert direction[0] == direction[1] == 0 != direction[2]
