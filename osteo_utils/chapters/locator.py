@@ -229,6 +229,24 @@ def simulate_film(
     return Film(image.astype(np.uint8), sorted(shown) if legs else [])
 
 
+def render_film(
+    knees: Sequence[Knee], side: int, rng: np.random.Generator, size: int = 256
+) -> Grey:
+    """A phantom film whose joints lie where those of a real film of `side` pixels lie.
+
+    Stands in for a film that may not be shown: place, width and number of the knees are as
+    measured, all else is drawn. Black where there is no knee; square, `size` pixels.
+    """
+    anatomy, base = sample_anatomy(rng), _bare(sample_setting(rng))
+    image, t_score = np.zeros((size, size)), float(rng.uniform(-4, 1))
+    for place, knee in enumerate(sorted(knees)):
+        leg = replace(base, side=("R", "L")[place] if len(knees) == 2 else base.side)
+        x, y, share = (each / side for each in (knee.x, knee.y, knee.width))
+        setting = _placed(leg, float(rng.uniform(-4, 4)), share, x, y)
+        image = np.maximum(image, simulate_one(t_score, rng, size, setting, anatomy).image)
+    return np.asarray(_tone(image, rng).astype(np.uint8))
+
+
 def _frame(rng: np.random.Generator) -> tuple[float, float, float, float]:
     """Left, top, width and height of the film in the square: one side full, the other 0.65 to 1."""
     short = float(rng.uniform(0.65, 1))
