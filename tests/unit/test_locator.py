@@ -149,3 +149,11 @@ def test_real_knees_are_found_as_often_as_reported(real_knees):
     table = pd.read_csv(REFERENCE / "mendeley_locator.csv").set_index(["method", "counted"])
     reported = table.loc[("matched filter", "knees of the sample found")]
     assert found / of >= reported["count"] / reported["of"] - 0.05
+
+
+def test_rendered_film_has_its_knees_where_they_were_asked_for():
+    asked = [Knee(300.0, 250.0, 110.0), Knee(120.0, 240.0, 110.0)]
+    film = locator.render_film(asked, 512, np.random.default_rng(0), 256)
+    assert film.shape == (256, 256)
+    assert film.dtype == np.uint8
+    assert hits(locate_knees(film), [Knee(k.x / 2, k.y / 2, k.width / 2) for k in asked]) == 2
