@@ -75,7 +75,7 @@ def mark(
     size = case.films.shape[1]
     patients = case.table["patient"][~case.table["patient"].str.startswith("N")].nunique()
     truth = _made(number, patients, size)[1]
-    rows = {
+    rows: dict[str, tuple[int, Callable[[], tuple[bool, str]]]] = {
         "the fault": (2, lambda: _right_fault(answer, truth)),
         "the films it touches": (3, lambda: _right_films(answer, truth)),
         "the plan": (2, lambda: _sound_plan(answer, case, truth)),

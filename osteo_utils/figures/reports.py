@@ -391,14 +391,14 @@ def _examples_text(run: Run, chosen: pd.DataFrame, layer: str) -> str:
     wrong = int((probabilities(test).argmax(axis=1) != test["label"]).sum())
     flat = int(chosen["peak"].isna().sum())
     text = (
-        f"Seed {run.info['seed']} calls {len(test) - wrong} of {len(test)} test films rightly and "
-        f"{wrong} wrongly. Shown are those it is most sure of, and the ones it is least sure of; "
-        f"the maps are those of the layer `{layer}` for the class that was called. "
+        f"Seed {run.info['seed']} predicts {len(test) - wrong} of {len(test)} test films correctly. "
+        "Shown are those it is most sure of, and the ones it is least sure of; "
+        f"the maps are those of the layer `{layer}` for the predicted class. "
     )
     if flat:
         text += (
             f"For {flat} of the {len(chosen)} films the map is flat: no region of it speaks for "
-            "the called class, which then won by the constant of the last layer alone."
+            "the predicted class, which then won by the constant of the last layer alone."
         )
     return text.strip()
 

@@ -158,12 +158,6 @@ def test_chapter_runs(chapter):
 
 
 # Chapters that have not got the form of the others yet; one that has must leave the list.
-OLD_FORM = {
-    *("comparison", "where_does_it_look", "can_you_trust_a_heatmap"),
-    *("leakage_laboratory", "real_radiographs", "try_your_own"),
-}
-
-
 def test_no_chapter_is_longer_than_it_may_be():
     long = {}
     for chapter in chapters():
@@ -171,7 +165,7 @@ def test_no_chapter_is_longer_than_it_may_be():
         minutes, most = reading_minutes(json.loads(built)), 25 if chapter.deeper else 35
         if minutes > most:
             long[chapter.name] = f"{minutes} minutes, at most {most}"
-    assert {name: how for name, how in long.items() if name not in OLD_FORM} == {}
+    assert long == {}
 
 
 def test_every_chapter_has_its_exercises_and_says_how_long_they_take():
@@ -185,7 +179,7 @@ def test_every_chapter_has_its_exercises_and_says_how_long_they_take():
             wrong[chapter.name] = f"without minutes: {sorted({*announced} - {*timed})}"
         elif not chapter.deeper and (len(announced) < 3 or checked < 2):
             wrong[chapter.name] = f"{len(announced)} exercises, {checked} with a check"
-    assert wrong.keys() == OLD_FORM, wrong
+    assert wrong == {}
 
 
 def test_the_custom_cnn_that_chapter_06_builds_by_hand_is_the_one_of_the_library():
