@@ -417,7 +417,7 @@ def _explain(arguments: argparse.Namespace) -> Result:
     writes: OUT/<name>.<method>.png, the map over the film with its scale; with --raw also .npy,
       the map as it came: float32, unscaled, in the resolution of the layer. An older file is
       replaced.
-    prints: the called class and where the map peaks, in pixels of your file.
+    prints: the predicted class and where the map peaks, in pixels of your file.
     """
     run = _run(Path(arguments.run))
     films, code = _films(arguments.images)

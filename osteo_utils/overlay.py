@@ -125,7 +125,7 @@ def _scale(cam: Maps, colours: str) -> tuple[float, float, Colormap]:
 def flat_map(found: SaliencyMap, method: str, class_name: str) -> CourseError:
     """What is told, or raised, where there is no map to show."""
     none = f"none, for nothing in this film speaks for {class_name}"
-    remedy = "Choose the called class, another method or layer, or train the model further."
+    remedy = "Choose the predicted class, another method or layer, or train the model further."
     return CourseError(f"{method}, {found.title}", "a map", none, remedy)
 
 

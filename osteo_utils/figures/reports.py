@@ -229,8 +229,8 @@ def classification_table(run: Run, part: str = "test") -> pd.DataFrame:
 def show_examples(course: Course, run: Run, count: int = 3) -> pd.DataFrame:
     """Test films that a run calls most surely right, most surely wrong, and least surely.
 
-    Each film stands beside its Grad-CAM for the called class, all maps raw and on one scale; a film
-    whose map is flat (nothing speaks for the class it was called) is shown without and counted.
+    Each film stands beside its Grad-CAM for the predicted class, all maps raw and on one scale; a film
+    whose map is flat (nothing speaks for the class it was given) is shown without and counted.
 
     Args:
         course: On whose split the run was trained.
@@ -388,10 +388,10 @@ def _examples_alt(title: str, run: Run, chosen: pd.DataFrame) -> str:
 
 def _examples_text(run: Run, chosen: pd.DataFrame, layer: str) -> str:
     test = run.predictions[run.predictions["part"] == "test"]
-    wrong = int((probabilities(test).argmax(axis=1) != test["label"]).sum())
+    right = int((probabilities(test).argmax(axis=1) == test["label"]).sum())
     flat = int(chosen["peak"].isna().sum())
     text = (
-        f"Seed {run.info['seed']} predicts {len(test) - wrong} of {len(test)} test films correctly. "
+        f"Seed {run.info['seed']} predicts {right} of {len(test)} test films correctly. "
         "Shown are those it is most sure of, and the ones it is least sure of; "
         f"the maps are those of the layer `{layer}` for the predicted class. "
     )

@@ -160,7 +160,7 @@ def test_curves_say_where_fine_tuning_began(made):
 def test_show_examples_draws_films_and_maps(made, course, page):
     chosen = reports.show_examples(course, made(), count=2)
     assert chosen["kind"].value_counts().to_dict() == {"right": 2, "wrong": 2, "unsure": 2}
-    assert "calls 4 of 6 test films rightly and 2 wrongly" in page["say"][0]
+    assert "predicts 4 of 6 test films correctly" in page["say"][0]
     assert "2 right, 2 wrong, 2 unsure" in page["alt"][0]
     flat = chosen["peak"].isna().sum()
     assert ("flat" in page["say"][0]) == (flat > 0)
