@@ -30,7 +30,7 @@ RUNS: Final = Path(__file__).resolve().parents[1] / "runs"
 MAX_FILMS: Final = 8  # on the page at a time
 MAX_MEMBERS: Final = 4  # of a vote that is put together here
 OWN_VOTE: Final = "Soft vote of runs that I choose"
-AS_CALLED: Final = "the called class"
+AS_PREDICTED: Final = "the predicted class"
 GUIDE: Final = f"""
 - **Normal**: T-score of {OSTEOPENIA_BELOW:g} or above.
 - **Osteopenia**: between {OSTEOPENIA_BELOW:g} and {OSTEOPOROSIS_AT_OR_BELOW:g}.
@@ -46,7 +46,7 @@ class Look(NamedTuple):
     """How maps are made and drawn."""
 
     method: str
-    target: int | None  # None is the called class
+    target: int | None  # None is the predicted class
     colours: str
     opacity: float
 
@@ -212,10 +212,10 @@ def _load(chosen: Chosen) -> Loaded | None:
 def _look() -> Look:
     st.sidebar.header("Heatmap")
     method = st.sidebar.selectbox("Method", list(TITLES), format_func=TITLES.__getitem__)
-    target = st.sidebar.selectbox("Class", [AS_CALLED, *CLASS_NAMES])
+    target = st.sidebar.selectbox("Class", [AS_PREDICTED, *CLASS_NAMES])
     opacity = st.sidebar.slider("Opacity", 0, 100, 50, step=5, format="%d %%")
     colours = st.sidebar.selectbox("Colour map", list(COLOURS), format_func=COLOURS.__getitem__)
-    index = None if target == AS_CALLED else CLASS_NAMES.index(target)
+    index = None if target == AS_PREDICTED else CLASS_NAMES.index(target)
     return Look(method, index, colours, opacity / 100)
 
 

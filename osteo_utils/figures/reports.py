@@ -229,8 +229,8 @@ def classification_table(run: Run, part: str = "test") -> pd.DataFrame:
 def show_examples(course: Course, run: Run, count: int = 3) -> pd.DataFrame:
     """Test films that a run calls most surely right, most surely wrong, and least surely.
 
-    Each film stands beside its Grad-CAM for the predicted class, all maps raw and on one scale; a film
-    whose map is flat (nothing speaks for the class it was given) is shown without and counted.
+    Each film stands beside its Grad-CAM for the predicted class, all maps raw and on one scale. A
+    film whose map is flat (nothing speaks for that class) is shown without and counted.
 
     Args:
         course: On whose split the run was trained.

@@ -176,7 +176,7 @@ function refill(select, names) {
   select.replaceChildren(...choice(names).children);
 }
 
-// Probabilities as numbers and bars, with the label and the called class in words.
+// Probabilities as numbers and bars, with the label and the predicted class in words.
 function probabilityView(classes) {
   const caption = element("caption");
   const cells = classes.map(() => ({ bar: element("span"), value: element("b"), note: element("td") }));
