@@ -46,12 +46,12 @@ class Section(NamedTuple):
 
 
 def verdict(answer: Answer) -> str:
-    """The called class, and the probabilities raw and calibrated as a table with bars."""
+    """The predicted class, and the probabilities raw and calibrated as a table with bars."""
     return str(_PARTS.verdict(answer))
 
 
 def counts(numbers: Mapping[str, int]) -> str:
-    """How often each class was called, as a table with bars."""
+    """How often each class was predicted, as a table with bars."""
     return str(_PARTS.counts(numbers))
 
 

@@ -24,7 +24,7 @@ from osteo_utils.runs import RunError, read_run
 NETWORKS_KEPT: Final = 3
 SIDE: Final = 300  # of the pictures, in pixels
 OWN: Final = "your own film"
-AS_CALLED: Final = -1
+AS_PREDICTED: Final = -1
 
 
 class LiveGradCam(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
@@ -56,7 +56,7 @@ class LiveGradCam(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no t
     def _arrange(self, folders: list[tuple[str, Path]]) -> None:
         from osteo_utils.saliency.gradcam import METHODS, TITLES
 
-        classes = [("as called", AS_CALLED), *((name, i) for i, name in enumerate(CLASS_NAMES))]
+        classes = [("as predicted", AS_PREDICTED), *((name, i) for i, name in enumerate(CLASS_NAMES))]
         self.run = _dropdown("Run", folders)
         self.film = _dropdown("Film", list(self._films))
         self.upload = ipywidgets.FileUpload(description="Your own film", accept="image/*,.dcm")
@@ -112,7 +112,7 @@ class LiveGradCam(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no t
             return
         with self._telling("Computing the map ...", self.picture):
             called = int(said.probabilities[0].argmax())
-            target = called if self.target.value == AS_CALLED else self.target.value
+            target = called if self.target.value == AS_PREDICTED else self.target.value
             found = self._map(folder, title, self.method.value, target, self.layer.value)
             self._draw(target, found)
 
