@@ -56,7 +56,10 @@ class LiveGradCam(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no t
     def _arrange(self, folders: list[tuple[str, Path]]) -> None:
         from osteo_utils.saliency.gradcam import METHODS, TITLES
 
-        classes = [("as predicted", AS_PREDICTED), *((name, i) for i, name in enumerate(CLASS_NAMES))]
+        classes = [
+            ("as predicted", AS_PREDICTED),
+            *((name, i) for i, name in enumerate(CLASS_NAMES)),
+        ]
         self.run = _dropdown("Run", folders)
         self.film = _dropdown("Film", list(self._films))
         self.upload = ipywidgets.FileUpload(description="Your own film", accept="image/*,.dcm")
