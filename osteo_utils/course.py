@@ -420,13 +420,29 @@ def _train(course: Course, model: str, seeds: "Sequence[int]") -> list[Run]:
             _train(course, member, seeds)
     parts = split(course)
     images = load_parts(course.root, parts, settings.image_size, course.folder / "cache")
+    runs = [_run_folder(course, model, seed) for seed in seeds]
+    if not settings.for_tests and not all(is_complete(folder) for folder in runs):
+        print(_before_training(settings, model))
     return [
         train(
-            *(model, images, parts, settings, seed, _run_folder(course, model, seed), name),
+            *(model, images, parts, settings, seed, folder, name),
             replace_stale=settings.replaces_stale,
         )
-        for seed in seeds
+        for seed, folder in zip(seeds, runs, strict=True)
     ]
+
+
+def _before_training(settings: Profile, model: str) -> str:
+    """What will be trained, and how long that took where it was measured."""
+    from osteo_utils.registry import get_architecture
+
+    told = f"{get_architecture(model).title} has no finished run yet and is trained now, for at "
+    told += f"most {settings.epochs} epochs at {settings.image_size} pixels. "
+    measured = pd.read_csv(data_file("reference/training_seconds.csv"))
+    seconds = measured.loc[measured["model"] == model, "seconds"]
+    if settings.name != "quick" or seconds.empty:
+        return f"{told}All networks of the profile {settings.name} take {settings.training_time}."
+    return f"{told}One core took {max(1, round(seconds.mean() / 60))} min for it in a build."
 
 
 def _run_folder(course: Course, model: str, seed: int) -> Path:

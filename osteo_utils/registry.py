@@ -297,6 +297,7 @@ class Architecture:
         pretrained: Whether ImageNet weights exist.
         fine_tuned_from: The first layer that moves in the second stage of transfer.
         thin: Share of the published width that hundreds of films can fill, 0 to 1.
+        thin_rate: Peak, from scratch, at that width; None for that of the published width.
         members: Of a fusion: the backbones whose vectors are joined.
         hidden: Units between the vector and the logits; 0 for none.
         recipes: By profile, in what its training differs from the profile. Those of quick are what
@@ -320,6 +321,7 @@ class Architecture:
     pretrained: bool = False
     fine_tuned_from: str = ""
     thin: float = 1.0
+    thin_rate: float | None = None
     members: tuple[str, ...] = ()
     hidden: int = 0
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)

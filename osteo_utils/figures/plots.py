@@ -20,6 +20,7 @@ from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from PIL import Image
 
 from osteo_utils.errors import check_count
 from osteo_utils.registry import CLASS_COLOURS, CLASS_NAMES, SALIENCY_CMAP, SIGNED_CMAP
@@ -94,10 +95,14 @@ def picture(fig: Figure, alt: str) -> str:
 
 def _webp(fig: Figure) -> bytes:
     """The smaller of the lossless and the lossy encoding: lines like the one, films the other."""
+    drawn = io.BytesIO()  # once: to draw takes longer than to encode
+    fig.savefig(
+        drawn, format="png", dpi=EXPORT_DPI, bbox_inches="tight", pil_kwargs={"compress_level": 0}
+    )
     encoded = []
-    for options in ({"lossless": True}, {"quality": 78, "method": 6}):
+    for options in ({"lossless": True}, {"quality": 78}):
         buffer = io.BytesIO()
-        fig.savefig(buffer, format="webp", dpi=EXPORT_DPI, bbox_inches="tight", pil_kwargs=options)
+        Image.open(drawn).save(buffer, "webp", **options)
         encoded.append(buffer.getvalue())
     return min(encoded, key=len)
 

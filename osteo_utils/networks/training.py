@@ -269,7 +269,9 @@ def method_of(name: str, profile: Profile) -> dict[str, Any]:
     from_members = profile.weights == "members" and architecture.members
     transfer = from_members or (profile.weights == "imagenet" and architecture.pretrained)
     weights = profile.weights if transfer else None
-    rate = _FINE_TUNING_RATE if transfer else architecture.learning_rate
+    thin_rate = architecture.thin_rate if profile.width == "thin" else None
+    from_scratch = thin_rate or architecture.learning_rate
+    rate = _FINE_TUNING_RATE if transfer else from_scratch
     branches = tuple(get_architecture(member) for member in architecture.members)
     branches = branches or (architecture,)
     builders = tuple(BACKBONES[each.name] for each in branches)
