@@ -162,7 +162,8 @@ class Profile:
             runs of its members; None, nothing.
         precision: Keras dtype policy to train in.
         head_epochs: Of the first stage of transfer, on cached features.
-        for_tests: Whether its numbers mean nothing; what is missing is trained unasked.
+        for_tests: Whether its numbers mean nothing; what is missing is trained unasked, and
+            eagerly, since tracing takes longer than the few steps.
         training_time: Of all networks, in words.
         one_at_a_time: Whether a training of the build has the machine for itself, as on one GPU.
         width: The network's own share of its published width, or all of it.

@@ -187,6 +187,7 @@ def _best_model(name: str, profile: Profile, seed: int, work: Path) -> keras.Mod
         raise _diverged(name, work)
     model = build(name, profile.image_size, unloaded(profile.weights), seed, width=profile.width)
     model.load_weights(work / file)
+    model.run_eagerly = profile.for_tests
     return model
 
 
@@ -370,7 +371,8 @@ def _fit(
         _train_head(model, parts, settings, work)
         freeze(model, get_architecture(settings["model"]))
     keeper, rate = _Keeper(work, checkpoint_seconds), settings["learning_rate"]
-    _compile(model, _rate(profile, rate, len(batches) * profile.epochs))
+    steps = len(batches) * profile.epochs
+    _compile(model, _rate(profile, rate, steps), profile.for_tests)
     if begun := keeper.state["latest"]:
         model.load_weights(work / begun)
     plateau = [_Plateau(keeper, rate, profile.patience)] if profile.patience else []
@@ -507,11 +509,13 @@ def _upper_layers(model: keras.Model, architecture: Architecture) -> list[keras.
     return head
 
 
-def _compile(model: keras.Model, rate: Any) -> None:  # noqa: ANN401
+def _compile(model: keras.Model, rate: Any, eagerly: bool) -> None:  # noqa: ANN401
+    """Ready to fit; eagerly where a few steps do not pay for the tracing of a graph."""
     optimizer = _optimizer(rate)
     # Variables of the optimizer must exist before a checkpoint can be loaded into them.
     optimizer.build(model.trainable_variables)
-    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    loss, metrics = "sparse_categorical_crossentropy", ["accuracy"]
+    model.compile(optimizer, loss, metrics=metrics, run_eagerly=eagerly)
 
 
 def _rate(profile: Profile, peak: float, steps: int) -> Any:  # noqa: ANN401
