@@ -8,6 +8,7 @@ RUNS is runs/<corpus>/<profile>. The pages show those runs in it that fit, and n
 import copy
 import json
 import platform
+import re
 import shutil
 import sys
 from datetime import date
@@ -32,6 +33,7 @@ from minutes import minutes_of
 from quizzes import write_quizzes
 from syllabus import filled, title
 
+_SOURCE_LINK = re.compile(r"\]\(([\w./-]+)\.(?:ipynb|md)(?:#[\w-]*)?\)")
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "jupyter-book")
 STATUS = """# Status of the build
@@ -72,12 +74,21 @@ def for_the_page(notebook: Notebook, name: str, terms: dict[str, str]) -> Notebo
             cell["source"] = dressed(in_colab(source), name, terms)
         if "outputs" in cell:
             cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
+            for output in cell["outputs"]:
+                _link_pages(output.get("data", {}))
         tags = cell["metadata"].get("tags", [])
         if "injected-parameters" in tags:
             tags.append("remove-cell")
         if "solution" in tags and cell["cell_type"] == "code":
             tags.append("hide-cell")
     return notebook
+
+
+def _link_pages(data: dict[str, Any]) -> None:
+    """Lead the links of computed Markdown to the built pages; Sphinx leaves them as they are."""
+    if "text/markdown" in data:
+        text = "".join(data["text/markdown"])
+        data["text/markdown"] = _SOURCE_LINK.sub(r"](\1.html)", text)
 
 
 def status_row(name: str, notebook: Notebook) -> str:
