@@ -11,6 +11,7 @@ const NOTE =
   "Below each value its 95 % interval: Wilson's for a share, and from these, by adding squared margins, " +
   "for balanced accuracy and cost. Films of one patient that are answered alike count as fewer films, by " +
   "as much as the variance over patients says; where nobody knows the patients, each film is one.";
+const EDGE = 1e-6; // a sum of 32-bit probabilities that is 1 may come out a little less
 const RULES = { largest: "largest probability", thresholds: "two thresholds", costs: "lowest expected cost" };
 
 // --- data -------------------------------------------------------------------------------------
@@ -48,7 +49,7 @@ function ruleOf(model) {
   const osteoporosis = model.get("threshold_osteoporosis");
   return {
     largest: argmax,
-    thresholds: (p) => (p[2] >= osteoporosis ? 2 : Number(p[1] + p[2] >= worse)),
+    thresholds: (p) => (p[2] + EDGE >= osteoporosis ? 2 : Number(p[1] + p[2] + EDGE >= worse)),
     costs: (p) => argmax(p.map((_, called) => -sum(p.map((share, label) => share * costs[label][called])))),
   }[model.get("rule")];
 }
