@@ -96,6 +96,13 @@ def test_source_opens_with_one_title_and_ends_with_the_usual_sections(path):
 
 
 @each_source
+def test_source_has_no_heading_twice(path):
+    prose = re.sub(r"^(`{3,}).*?^\1", "", text(read(path)), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ .+$", prose, re.MULTILINE)
+    assert sorted(headings) == sorted(set(headings))
+
+
+@each_source
 def test_source_has_a_solution_for_every_exercise(path):
     exercises, solved = [], []
     for cell in read(path).cells:
