@@ -21,7 +21,7 @@ from osteo_utils.data.corpus import films_digest, list_corpus
 from osteo_utils.data.splits import split_hash, write_split
 from osteo_utils.networks import training
 from osteo_utils.phantom.corpus import read_truth
-from osteo_utils.registry import IMAGE_FOLDER, get_profile
+from osteo_utils.registry import IMAGE_FOLDER, get_profile, recipe
 
 import build
 
@@ -370,3 +370,18 @@ def test_a_missing_run_is_replaced_by_an_announced_smoke_run(opened, capsys):
     assert run.info["profile"] == "smoke"
     plumbing.trained(opened, "custom_cnn")
     assert "No finished run" not in capsys.readouterr().out
+
+
+def test_a_training_says_beforehand_how_long_it_takes(tmp_path, monkeypatch):
+    table = tmp_path / "seconds.csv"
+    table.write_text(
+        "model,seed,image_size,epochs_run,seconds\nvgg16,0,128,9,170\nvgg16,1,128,9,190\n"
+    )
+    monkeypatch.setattr(plumbing, "data_file", lambda name: table)
+    quick, full = (recipe(get_profile(name), "vgg16") for name in ("quick", "full"))
+    assert plumbing._before_training(quick, "vgg16") == (
+        "VGG16 has no finished run yet and is trained now, for at most 30 epochs at 128 pixels. "
+        "One core took 3 min for it in a build."
+    )
+    told = plumbing._before_training(full, "vgg16")
+    assert told.endswith("All networks of the profile full take hours on a GPU.")
