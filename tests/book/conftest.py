@@ -29,6 +29,10 @@ def browser():
         yield playwright.chromium.launch(executable_path=path, args=FLAGS.split())
 
 
+# What is typed or chosen has a label, a button its own text.
+NAME = "e => (e.labels && e.tagName !== 'BUTTON' ? e.labels[0] : e).textContent.trim()"
+
+
 class Visit:
     """An open page with all that it asked for and complained about."""
 
@@ -46,6 +50,13 @@ class Visit:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("requestfailed", lambda request: self.complaints.append(request.url))
         self.page.on("console", self._listen)
+
+    def focused(self, control) -> str:
+        """The name of a control, which shows that it has the focus."""
+        control.focus()
+        self.page.keyboard.press("Shift")  # the browser now takes the reader for a typist
+        assert control.evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
+        return control.evaluate(NAME)
 
     def _refuse(self, route):
         self.foreign.append(route.request.url)
