@@ -21,7 +21,7 @@ import pandas as pd
 
 from osteo_utils.data.images import fit_square, read_image
 from osteo_utils.data.splits import PARTS
-from osteo_utils.networks.training import train
+from osteo_utils.networks.training import by_part, train
 from osteo_utils.phantom.corpus import make_simulated, read_truth
 from osteo_utils.registry import get_profile, recipe
 from osteo_utils.runs import is_complete, read_run, run_folder
@@ -106,10 +106,7 @@ def train_one(home: Path, number: int) -> None:
     rows["part"] = parts_of(training, rows["group"])
     rows["sha256"] = [hashlib.sha256(film.tobytes()).hexdigest() for film in films]
     split = rows[rows["part"] != ""].reset_index(drop=True)
-    chosen = films[rows["part"] != ""][..., None]
-    of = {part: (split["part"] == part).to_numpy() for part in PARTS}
-    labels = split["label"].to_numpy(np.int64)
-    parts: dict[str, Any] = {part: (chosen[of[part]], labels[of[part]]) for part in PARTS}
+    parts = by_part(films[rows["part"] != ""][..., None], split)
     train(training.model, parts, split, profile, training.seed, folder_of(home, training))
 
 

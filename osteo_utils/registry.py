@@ -301,9 +301,8 @@ class Architecture:
         thin_rate: Peak, from scratch, at that width; None for that of the published width.
         members: Of a fusion: the backbones whose vectors are joined.
         hidden: Units between the vector and the logits; 0 for none.
-        recipes: By profile, in what its training differs from the profile. Those of quick are what
-            two cores can train within the time of a build (measured; see
-            benchmarks/bench_training.py).
+        recipes: By profile, in what its training differs from the profile. What was tried for
+            quick stands in data/reference/quick_search.csv.
     """
 
     name: str

@@ -52,7 +52,7 @@ def shipped_study() -> dict[str, list[Run]]:
 
 
 def beside_study(runs: Sequence[Run]) -> pd.DataFrame:
-    """The runs of a build beside those of the study, which saw larger images and has more weights.
+    """The runs of a build beside those of the study, whose networks have their published width.
 
     Args:
         runs: Of one architecture, at least one.

@@ -19,13 +19,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
-from skimage.feature import local_binary_pattern
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from osteo_utils.chapters.features import binary_patterns, histogram
 from osteo_utils.chapters.locator import crop_knee, locate_knees
 from osteo_utils.data.audit import audit
 from osteo_utils.data.corpus import list_corpus
@@ -34,21 +34,6 @@ from osteo_utils.data.images import fit_square, read_image
 SIDE, MULTIPLE = 224, 2.0  # pixels; side of a cut in widths of the joint
 FOLDS, REPEATS, INNER, RESAMPLES = 5, 5, 3, 2000
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
-
-
-def histogram(image: np.ndarray) -> np.ndarray:
-    """Share of the pixels in each of 16 bins of grey."""
-    return np.bincount(image.ravel() // 16, minlength=16) / image.size
-
-
-def binary_patterns(image: np.ndarray) -> np.ndarray:
-    """Local binary patterns of three radii in the middle, as the baselines have them."""
-    quarter = len(image) // 4
-    middle = (slice(quarter, -quarter),) * 2
-    codes = [
-        local_binary_pattern(image, 8, r, "nri_uniform").astype(int)[middle] for r in (1, 2, 3)
-    ]
-    return np.concatenate([np.bincount(c.ravel(), minlength=59) / c.size for c in codes])
 
 
 def mobilenet(weights: Path, alpha: float) -> Callable[[np.ndarray], np.ndarray]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from osteo_utils.data.splits import PARTS
 from osteo_utils.phantom import sample_anatomy, sample_setting, simulate_knee
 from osteo_utils.phantom.corpus import Population, true_t_scores
 from osteo_utils.registry import class_of_t_score
@@ -182,12 +183,9 @@ def _made(number: int, patients: int, size: int) -> tuple[Case, _Truth]:
     name = table["patient"].map(lambda k: f"P{k:04}" if k < patients else f"N{k:04}")
     order = rng.permutation(patients + len(table))
     place = pd.Series(order[table["patient"]] / len(order))  # of each patient by name
-    part = pd.cut(place.rank(pct=True, method="max"), [0, 0.6, 0.8, 1.01], labels=_PARTS)
+    part = pd.cut(place.rank(pct=True, method="max"), [0, 0.6, 0.8, 1.01], labels=PARTS)
     table = table.assign(patient=name, part=part.astype(str)).drop(columns="marked")
     return Case(films, table), _Truth(fault, blamed, person)
-
-
-_PARTS: Final = ["train", "validation", "test"]
 
 
 def _patients(

@@ -99,10 +99,10 @@ def _webp(fig: Figure) -> bytes:
     fig.savefig(
         drawn, format="png", dpi=EXPORT_DPI, bbox_inches="tight", pil_kwargs={"compress_level": 0}
     )
-    encoded = []
+    pixels, encoded = Image.open(drawn), []
     for options in ({"lossless": True}, {"quality": 78}):
         buffer = io.BytesIO()
-        Image.open(drawn).save(buffer, "webp", **options)
+        pixels.save(buffer, "webp", **options)
         encoded.append(buffer.getvalue())
     return min(encoded, key=len)
 

@@ -101,6 +101,19 @@ def load_parts(
     file = None if cache is None else Path(cache) / f"images_{size}.npz"
     paths, digests = [Path(root) / path for path in split["path"]], split["sha256"].tolist()
     images = load_arrays(paths, size, file, digests)[..., None]
+    return by_part(images, split)
+
+
+def by_part(images: npt.NDArray[np.uint8], split: pd.DataFrame) -> dict[str, Arrays]:
+    """Images and labels of each part.
+
+    Args:
+        images: Shape (n, size, size, 1), in the rows' order.
+        split: Columns label and part.
+
+    Returns:
+        Part to images and labels, as `load_parts` gives them.
+    """
     labels = split["label"].to_numpy(dtype=np.int64)
     members = {part: (split["part"] == part).to_numpy() for part in PARTS}
     return {part: (images[rows], labels[rows]) for part, rows in members.items()}
