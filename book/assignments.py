@@ -15,16 +15,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import indent
-from typing import Any, Final
+from typing import Any
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
 from contents import Chapter, chapters, notebooks
-from dress import slug
+from dress import EXERCISE, slug
 from syllabus import title
-
-_EXERCISE: Final = re.compile(r"^> \*\*Exercise: (.+)\*\*$(?:\n>.*)*", re.MULTILINE)
 
 Notebook = dict[str, Any]
 
@@ -56,7 +54,7 @@ def _exercises(notebook: Notebook) -> Iterator[tuple[str, str, str, str]]:
     for cell in notebook["cells"]:
         source, tags = "".join(cell["source"]), cell["metadata"].get("tags", [])
         if cell["cell_type"] == "markdown":
-            for found in _EXERCISE.finditer(source):
+            for found in EXERCISE.finditer(source):
                 text, name = found[0], found[1]
         elif "check" in tags:
             yield name, text, code, source

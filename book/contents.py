@@ -29,6 +29,11 @@ class Chapter(NamedTuple):
         return f"{self.number}_{self.name}.ipynb"
 
     @property
+    def shown_number(self) -> str:
+        """As in the sidebar: none before the first chapter and on a deeper page."""
+        return "" if self.deeper else self.number.lstrip("0")
+
+    @property
     def deeper(self) -> bool:
         """Whether it is a page under a chapter."""
         return len(self.number) > 2

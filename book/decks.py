@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
 from contents import Chapter, chapters
+from dress import EXERCISE
 from minutes import UNSEEN
 from syllabus import title
 
@@ -38,7 +39,6 @@ PAGE: Final = """<!doctype html>
 </html>
 """
 _GOALS: Final = re.compile(r"^> \*\*You will be able to\*\*\n((?:> - .*\n?)+)", re.MULTILINE)
-_EXERCISE: Final = re.compile(r"^> \*\*Exercise: (.+)\*\*$((?:\n>.*)*)", re.MULTILINE)
 _FIGURE: Final = re.compile(r'<img class="figure"[^>]*>')
 _LINK: Final = re.compile(r"\[([^\]]+)\]\([^)\s]*\)")
 LINES: Final = 14  # of code on a slide
@@ -58,7 +58,7 @@ def deck(notebook: Notebook, chapter: Chapter) -> str:
     Returns:
         The page.
     """
-    number = "" if chapter.deeper else chapter.number.lstrip("0")
+    number = chapter.shown_number
     name = f"{number}. {title(notebook)}" if number else title(notebook)
     slides = "\n".join(f"<section>\n{slide}\n</section>" for slide in _slides(notebook, name))
     return PAGE.format(title=html.escape(name), slides=slides)
@@ -88,7 +88,7 @@ def _slides(notebook: Notebook, name: str) -> Iterator[str]:
             if begun and part.startswith(("## ", "> **Exercise: ")):
                 yield begun
                 begun = ""
-            if found := _EXERCISE.match(part):
+            if found := EXERCISE.match(part):
                 text = re.sub(r"^> ?", "", found[2], flags=re.MULTILINE)
                 yield f'<div class="exercise">{_html(f"## {found[1]}{text}")}</div>'
             elif part.startswith("## "):

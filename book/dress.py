@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 BOXES: Final = {"At a glance": "tip", "Not a medical device": "important"}
+# Its title, and the quoted lines below.
+EXERCISE: Final = re.compile(r"^> \*\*Exercise: (.+)\*\*$((?:\n>.*)*)", re.MULTILINE)
 _TERM: Final = re.compile(r"\[([^\]]+)\]\(\.\./book/glossary\.md#([\w-]+)\)")
 _CITATION: Final = re.compile(r"\[[^\]]+\]\(\.\./book/references\.md#(\w+)\)")
 _BRACKETED: Final = re.compile(rf"\({_CITATION.pattern}\)")

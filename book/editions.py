@@ -26,17 +26,16 @@ from typing import Any, Final, Literal, get_args
 
 import yaml
 
-from contents import Chapter, chapters, notebooks
+from contents import ROOT, Chapter, chapters, notebooks
 from dress import glossary
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 Edition = Literal["student", "solutions", "instructor"]
 EDITIONS: Final[tuple[Edition, ...]] = get_args(Edition)
 GAP: Final = "...  # your lines"
 _SOLUTION: Final = re.compile(r"^( *)# BEGIN SOLUTION\n.*?^ *# END SOLUTION$", re.M | re.S)
 _MARKS: Final = re.compile(r"^ *# (?:BEGIN|END) SOLUTION\n?", re.M)
 _COLAB: Final = re.compile(r"https://colab\.research\.google\.com/\S+/(\w+)\.ipynb")
-_TITLE: Final = re.compile(r"\A# (?!Deeper: )")
+_TITLE: Final = re.compile(r"\A# ")
 _LINK: Final = re.compile(r"\]\((?!https?:|#)([^)\s#]+)\.(ipynb|md)(#[\w-]+)?\)")
 
 Notebook = dict[str, Any]
@@ -78,7 +77,7 @@ def _cell(
 ) -> dict[str, Any]:
     source, tags = "".join(cell["source"]), cell["metadata"].get("tags", [])
     if cell["cell_type"] == "markdown":
-        source = _LINK.sub(lambda link: _address(link, site, terms), source)
+        source = to_pages(source, site, terms)
     elif "solution" in tags:
         if not _SOLUTION.search(source):
             raise ValueError(
@@ -90,6 +89,24 @@ def _cell(
             cell["metadata"] = {"tags": tags}  # not folded: here the reader writes
         source = _MARKS.sub("", source)
     return cell | {"source": source.splitlines(keepends=True)}
+
+
+def to_pages(text: str, site: str, terms: Mapping[str, str]) -> str:
+    """Markdown whose links to files beside it lead to the pages of a site.
+
+    Args:
+        text: Of a chapter.
+        site: Address of the book's front page, which ends in "/".
+        terms: What `dress.glossary` gives.
+
+    Returns:
+        Markdown.
+
+    Example:
+        >>> to_pages("[R](../book/glossary.md#relu), [V](vgg19.ipynb)", "../", {"relu": "ReLU"})
+        '[R](../book/glossary.html#term-ReLU), [V](../notebooks/vgg19.html)'
+    """
+    return _LINK.sub(lambda link: _address(link, site, terms), text)
 
 
 def _address(link: re.Match[str], site: str, terms: Mapping[str, str]) -> str:
@@ -131,7 +148,7 @@ def in_colab(text: str, edition: Edition = "student") -> str:
 
 def numbered(text: str, chapter: Chapter) -> str:
     """A text whose title, if it begins with one, has the number of the chapter."""
-    number = chapter.number.lstrip("0")
+    number = chapter.shown_number
     return _TITLE.sub(f"# {number}. ", text) if number else text
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from contents import ROOT, Chapter, chapters
 from decks import goals
-from minutes import Exercise, exercises_of, minutes_of
+from minutes import Exercise, exercises_of, minutes_of, prose
 from syllabus import title
 
 Notebook = dict[str, Any]
@@ -63,15 +63,12 @@ questions, key points and quiz. At home: the chapter, and *Next* (10).'
 
 def section(chapter: Chapter, notebook: Notebook) -> str:
     """What the guide says of a chapter."""
-    prose = "\n\n".join(
-        "".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "markdown"
-    )
-    number = chapter.number.lstrip("0")
+    number = chapter.shown_number
     parts = [
         f"## {f'{number}. ' if number else ''}{title(notebook)}",
         f"[To the chapter](../../notebooks/{chapter.name}.ipynb); {minutes_of(notebook)}.",
     ]
-    if promised := goals(prose):
+    if promised := goals(prose(notebook)):
         parts.append(f"**Goals**\n\n{promised}")
     parts += [plan(lesson, exercises_of(notebook)) for lesson in LESSONS]
     written = ROOT / f"book/guide/{chapter.name}.md"

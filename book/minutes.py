@@ -73,9 +73,14 @@ def exercises_of(notebook: dict[str, Any]) -> list[Exercise]:
         >>> exercises_of({"cells": [cell]})
         [Exercise(title='Twice', kind='Write the line', minutes=5)]
     """
-    prose = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "markdown"]
-    found = _EXERCISE.findall("\n\n".join(prose))
+    found = _EXERCISE.findall(prose(notebook))
     return [Exercise(title, kind, int(number)) for title, kind, number in found]
+
+
+def prose(notebook: dict[str, Any]) -> str:
+    """The text of a chapter without its code."""
+    cells = (cell for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    return "\n\n".join("".join(cell["source"]) for cell in cells)
 
 
 def reading_minutes(notebook: dict[str, Any]) -> int:

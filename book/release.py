@@ -22,9 +22,9 @@ from osteo_utils import __version__
 
 from address import warning
 from build import build_folder
+from contents import ROOT
 from editions import EDITIONS
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 NAME: Final = f"osteo-xray-course-{__version__}"
 
 

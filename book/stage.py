@@ -8,7 +8,6 @@ RUNS is runs/<corpus>/<profile>. The pages show those runs in it that fit, and n
 import copy
 import json
 import platform
-import re
 import shutil
 import sys
 from datetime import date
@@ -25,16 +24,15 @@ from osteo_utils.runs import Run
 
 from assignments import write_assignments
 from build import fitting_folders, methods
+from contents import ROOT
 from decks import write_decks
 from dress import dressed, glossary
-from editions import in_colab, write_editions
+from editions import in_colab, to_pages, write_editions
 from guide import write_guide
 from minutes import minutes_of
 from quizzes import write_quizzes
 from syllabus import filled, title
 
-_SOURCE_LINK = re.compile(r"\]\(([\w./-]+)\.(?:ipynb|md)(?:#[\w-]*)?\)")
-ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("tensorflow", "keras", "numpy", "pandas", "scikit-learn", "jupyter-book")
 STATUS = """# Status of the build
 
@@ -75,7 +73,7 @@ def for_the_page(notebook: Notebook, name: str, terms: dict[str, str]) -> Notebo
         if "outputs" in cell:
             cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
             for output in cell["outputs"]:
-                _link_pages(output.get("data", {}))
+                _link_pages(output.get("data", {}), terms)
         tags = cell["metadata"].get("tags", [])
         if "injected-parameters" in tags:
             tags.append("remove-cell")
@@ -84,11 +82,10 @@ def for_the_page(notebook: Notebook, name: str, terms: dict[str, str]) -> Notebo
     return notebook
 
 
-def _link_pages(data: dict[str, Any]) -> None:
+def _link_pages(data: dict[str, Any], terms: dict[str, str]) -> None:
     """Lead the links of computed Markdown to the built pages; Sphinx leaves them as they are."""
     if "text/markdown" in data:
-        text = "".join(data["text/markdown"])
-        data["text/markdown"] = _SOURCE_LINK.sub(r"](\1.html)", text)
+        data["text/markdown"] = to_pages("".join(data["text/markdown"]), "../", terms)
 
 
 def status_row(name: str, notebook: Notebook) -> str:

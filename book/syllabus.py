@@ -84,10 +84,9 @@ def _table(notebooks: Mapping[str, Notebook]) -> str:
 
 
 def _row(chapter: Chapter, notebook: Notebook) -> str:
-    number = "" if chapter.deeper else chapter.number.lstrip("0")
     minutes = minutes_of(notebook)
     link = f"[{title(notebook)}](../notebooks/{chapter.name}.ipynb)"
-    return f"| {number} | {link} | {minutes.reading} min | {minutes.exercises} min |"
+    return f"| {chapter.shown_number} | {link} | {minutes.reading} min | {minutes.exercises} min |"
 
 
 def _picture(name: str, notebooks: Mapping[str, Notebook], assets: Path) -> str:
